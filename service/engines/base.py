@@ -1,0 +1,167 @@
+"""The seam between judging and models: token ids in, a completion out. Engine library objects never leave their file."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator, Collection, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+from service.errors import InvalidInput, NotFound, TokenLimitExceeded
+from service.types import Completion
+
+Task = Literal["label", "generate", "scalar"]
+
+# vLLM's bound on the token ids whose log-probabilities one request may ask for.
+MAX_LABELS = 128
+
+
+@dataclass(frozen=True, slots=True)
+class EngineRequest:
+    """One prompt for the engine.
+
+    ``label``: one forward pass; the log-probabilities of exactly ``label_ids`` at the next position come back.
+    ``generate``: up to ``max_tokens`` tokens at ``temperature`` (0 = greedy; never seeded), ended by the end-of-sequence
+    token or by one of ``stop``, whose text is kept. ``scalar``: a sequence-classification head's raw output.
+    ``adapter`` names a LoRA adapter of the engine's model; ``cache_salt`` separates tenants' prefix caches.
+    """
+
+    prompt_ids: tuple[int, ...]
+    task: Task
+    label_ids: tuple[int, ...] = ()
+    max_tokens: int = 1
+    temperature: float = 0.0
+    top_p: float = 1.0
+    stop: tuple[str, ...] = ()
+    adapter: str | None = None
+    cache_salt: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class EngineInfo:
+    """What an engine serves. ``max_model_len`` is tokens of prompt and completion together."""
+
+    engine: str
+    model: str
+    max_model_len: int
+    weight_version: str
+    dtype: str
+
+
+@dataclass(frozen=True, slots=True)
+class TextDelta:
+    """A piece of generated text, as it appears."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """Whether an engine moves. ``since`` is ``time.monotonic()`` at the last output, or when work reached an idle engine."""
+
+    unfinished: int
+    since: float
+
+    def stalled_s(self, now: float) -> float:
+        """Seconds with work but without output; 0 for an idle engine. A hung engine is known by this alone."""
+        return now - self.since if self.unfinished else 0.0
+
+
+class ProgressMeter:
+    """Counts the requests inside an engine and remembers when one last moved."""
+
+    def __init__(self) -> None:
+        self._unfinished = 0
+        self._since = time.monotonic()
+
+    @contextmanager
+    def request(self) -> Iterator[None]:
+        """Around one request, however it ends."""
+        if self._unfinished == 0:
+            self._since = time.monotonic()
+        self._unfinished += 1
+        try:
+            yield
+        finally:
+            self._unfinished -= 1
+
+    def moved(self) -> None:
+        """The engine gave some output."""
+        self._since = time.monotonic()
+
+    @property
+    def progress(self) -> Progress:
+        return Progress(self._unfinished, self._since)
+
+
+class Engine(Protocol):
+    """What every engine promises; `tests/contract/test_engine_contract.py` holds each one to it.
+
+    All methods are called on one event loop. Cancelling the awaiting task aborts the work inside the engine.
+    Errors: `EngineDead` when the engine cannot answer any more, `JudgmentFailed` when this prompt got no usable answer
+    (aborted, engine error), `TokenLimitExceeded` for a prompt beyond ``max_model_len``, `StartupError` from `start`.
+    A completion that was cut by shutdown or abort is an error, never a `Completion`.
+    """
+
+    @property
+    def info(self) -> EngineInfo:
+        """Known after `start`."""
+        ...
+
+    @property
+    def progress(self) -> Progress:
+        """Requests inside the engine and when it last gave output; costs nothing."""
+        ...
+
+    async def start(self) -> None:
+        """Load the model. Raises `StartupError` with one sentence that says what to do."""
+        ...
+
+    async def complete(self, request: EngineRequest) -> Completion:
+        """Run one prompt to its end."""
+        ...
+
+    def stream(self, request: EngineRequest) -> AsyncIterator[TextDelta | Completion]:
+        """Run one ``generate`` prompt; yields text as it appears, then the `Completion` as the last item."""
+        ...
+
+    async def check(self) -> None:
+        """Cheap liveness: returns if the engine can take work, raises `EngineDead` otherwise."""
+        ...
+
+    async def close(self) -> None:
+        """Free the model. In-flight requests end with an error. May be called twice."""
+        ...
+
+
+def prompt_limit(task: Task, max_model_len: int) -> int:
+    """The longest prompt in tokens: reads and generations need room for one more token, scalar heads do not."""
+    return max_model_len if task == "scalar" else max_model_len - 1
+
+
+def check_request(request: EngineRequest, info: EngineInfo, tasks: Collection[Task], adapters: Collection[str]) -> None:
+    """Refuse what no engine can answer, in the same words everywhere.
+
+    Raises `InvalidInput` (a task this model cannot do, no label ids, an empty prompt), `NotFound` (adapter) and
+    `TokenLimitExceeded` (details ``tokens`` and ``limit``).
+    """
+    if request.task not in tasks:
+        raise InvalidInput(f"The model cannot do {request.task!r} requests; use a judge of another family.")
+    if request.adapter is not None and request.adapter not in adapters:
+        raise NotFound("The engine has no such adapter; name one from the configuration.", adapter=request.adapter)
+    if not request.prompt_ids:
+        raise InvalidInput("The prompt is empty; render at least one token.")
+    if request.task == "label" and not 1 <= len(set(request.label_ids)) == len(request.label_ids) <= MAX_LABELS:
+        raise InvalidInput(f"A label read needs 1 to {MAX_LABELS} distinct label ids.")
+    if request.task == "generate" and request.max_tokens < 1:
+        raise InvalidInput("A generation needs max_tokens of at least 1.")
+    tokens, limit = len(request.prompt_ids), prompt_limit(request.task, info.max_model_len)
+    if tokens > limit:
+        message = f"The rendered prompt has {tokens} tokens, the model takes {limit}; shorten the prompt or the responses."
+        raise TokenLimitExceeded(message, tokens=tokens, limit=limit)
+
+
+def room_for(request: EngineRequest, info: EngineInfo) -> int:
+    """How many tokens may be generated: ``max_tokens``, or what the context window leaves."""
+    return min(request.max_tokens, info.max_model_len - len(request.prompt_ids))

@@ -1,0 +1,160 @@
+"""What a judge family is: how it asks, which tokens it answers with, how its answer is read. Words in, words out.
+
+A family is one file plus its prompt text under `prompts/`; the service, the training data and the evaluation all import
+that file, so the judge is never asked at serving time in other words than it was trained on.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.resources import files
+from typing import Literal, Protocol
+
+from service.errors import InvalidInput, NonFiniteScore
+from service.types import Comparison, OrderReading, Prompt, Rendered, Response
+
+Letter = Literal["A", "B", "invalid"]
+Reads = Literal["label", "rationale", "scalar"]
+
+_PLACEHOLDER = re.compile(r"\{([a-z_]+)\}")
+
+
+@dataclass(frozen=True, slots=True)
+class Parsed:
+    """A written judgment, read from generated text only.
+
+    ``label_at`` is the character offset of the winning verdict letter in the text (None when invalid); ``conflicting``
+    counts earlier verdict tags that named the other response.
+    """
+
+    verdict: Letter
+    label_at: int | None
+    conflicting: int
+    sections: Mapping[str, str]
+
+
+class PairwiseFamily(Protocol):
+    """A judge shown two responses at once, answering with one of two letters."""
+
+    name: str
+    template: str
+    reads: Reads
+    labels: tuple[str, str]
+    delimiters: tuple[str, ...]
+    """Lines of the template that a response could imitate."""
+    verdict_opener: str
+    """Text after which the next token is the verdict letter; empty when the reply starts with it."""
+    max_rationale_tokens: int
+    vote_temperature: float
+    """Sampling temperature used when more than one vote is asked for."""
+
+    @property
+    def template_text(self) -> str:
+        """Every byte of the prompt that is ours, for the template hash."""
+        ...
+
+    def render(self, comparison: Comparison) -> Rendered:
+        """The chat that asks which response is better."""
+        ...
+
+    def parse(self, text: str) -> Parsed:
+        """Read a written judgment. Families that write none treat any text as invalid."""
+        ...
+
+
+class ScalarFamily(Protocol):
+    """A discriminative reward model: one response at a time, one number, P(a > b) = sigma(r_a - r_b)."""
+
+    name: str
+    template: str
+    reads: Reads
+    delimiters: tuple[str, ...]
+
+    @property
+    def template_text(self) -> str: ...
+
+    def render_one(self, prompt: Prompt, response: Response) -> Rendered:
+        """The conversation the head reads."""
+        ...
+
+
+Family = PairwiseFamily | ScalarFamily
+
+
+def load_prompt(name: str) -> str:
+    """A prompt file, byte for byte (no newline translation: trailing spaces and missing final newlines are part of it)."""
+    return (files("service.judging") / "prompts" / f"{name}.txt").read_bytes().decode("utf-8")
+
+
+def fill(template: str, values: Mapping[str, str]) -> str:
+    """Substitute ``{name}`` placeholders in one pass, so that text which itself contains ``{response_b}`` stays text."""
+    return _PLACEHOLDER.sub(lambda m: values[m.group(1)], template)
+
+
+def conversation_text(prompt: Prompt, assistant_name: str = "Assistant") -> str:
+    """A conversation as one block of ``Role: content`` lines, the form RM-R1's and GRAM's multi-turn data use.
+
+    A prompt of one user turn is that turn's text alone.
+    """
+    if prompt.is_single_turn:
+        return prompt.messages[0].content
+    names = {"user": "User", "assistant": assistant_name, "system": "System"}
+    return "\n".join(f"{names.get(m.role, m.role.capitalize())}: {m.content}" for m in prompt.messages)
+
+
+def read_labels(logprobs: tuple[float, ...]) -> OrderReading:
+    """Softmax over the two label log-probabilities of one order (the axis of GRAM's evaluation script, not of its demo).
+
+    Raises `NonFiniteScore` for NaN or infinity, `InvalidInput` never: label ids are resolved at start-up.
+    """
+    first, second = logprobs
+    if not (math.isfinite(first) and math.isfinite(second)):
+        raise NonFiniteScore("The model returned a non-finite label probability; check the weights and the dtype.")
+    log_odds = first - second
+    return OrderReading(sigmoid(log_odds), log_odds, min(1.0, math.exp(first) + math.exp(second)))
+
+
+def read_scalars(first: float | None, second: float | None) -> OrderReading:
+    """P(first better) = sigma(r_first - r_second) for a discriminative reward model."""
+    if first is None or second is None or not (math.isfinite(first) and math.isfinite(second)):
+        raise NonFiniteScore("The reward head returned a non-finite score; check the weights and the dtype.")
+    return OrderReading(sigmoid(first - second), first - second, None)
+
+
+def sigmoid(x: float) -> float:
+    """1 / (1 + e^-x) without overflow; sigmoid(-x) == 1 - sigmoid(x) to rounding."""
+    return 1.0 / (1.0 + math.exp(-x)) if x >= 0 else math.exp(x) / (1.0 + math.exp(x))
+
+
+def template_hash(family: Family, chat_template: str) -> str:
+    """Identity of everything around the user's text: family prompt, labels and the checkpoint's chat template (12 hex)."""
+    digest = hashlib.sha256()
+    for part in (family.name, family.template, family.template_text, chat_template):
+        digest.update(part.encode("utf-8") + b"\x00")
+    return digest.hexdigest()[:12]
+
+
+def anchored_verdict(text: str, tag: re.Pattern[str]) -> tuple[Letter, int | None, int]:
+    """Verdict letter, its offset and the number of earlier contradicting tags.
+
+    Only a well-formed tag at the very end of the text, after the last ``</think>``, counts; the last one wins. An error
+    on contradiction would hand a veto to any response that makes the judge quote a verdict tag.
+    """
+    matches = list(tag.finditer(text))
+    thought_ends = text.rfind("</think>")
+    if not matches or matches[-1].start() < thought_ends or text[matches[-1].end() :].strip():
+        return "invalid", None, 0
+    last = matches[-1]
+    letter: Letter = "A" if last.group(1) == "A" else "B"
+    return letter, last.start(1), sum(m.group(1) != letter for m in matches[:-1])
+
+
+def require_pairwise(family: Family) -> PairwiseFamily:
+    """Narrow to a pairwise family. Raises `InvalidInput` for scalar judges."""
+    if family.reads == "scalar":
+        raise InvalidInput(f"Judge family {family.name} scores single responses and cannot render a comparison.")
+    return family  # type: ignore[return-value]

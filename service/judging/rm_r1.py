@@ -1,0 +1,88 @@
+"""RM-R1 (ICLR 2026, arXiv 2505.02387): Chain-of-Rubrics, then ``<answer>[[A]]</answer>`` or ``<answer>[[B]]</answer>``.
+
+Two published templates: ``instruct`` (a system prompt that first classifies the task as chat or reasoning, then asks for
+a rubric or an own solution) and ``reasoner`` (one user turn, for the DeepSeek-distilled models). Its training reward, its
+evaluation and its data filter each parse differently; here there is one reader.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Literal
+
+from service.judging.base import Parsed, anchored_verdict, conversation_text, fill, load_prompt
+from service.types import Comparison, Message, Prompt, Rendered, Response
+
+_SYSTEM = load_prompt("rm_r1_instruct_system")
+_ANSWER = re.compile(r"<answer>\s*\[\[([AB])\]\]\s*</answer>")
+_SECTION_TAGS = ("type", "rubric", "justify", "solution", "eval")
+
+
+@dataclass(frozen=True, slots=True)
+class RmR1:
+    template: Literal["instruct", "reasoner"] = "instruct"
+    name: str = "rm_r1"
+    reads: Literal["rationale"] = "rationale"
+    labels: tuple[str, str] = ("A", "B")
+    delimiters: tuple[str, ...] = (
+        "[Client Question]",
+        "[The Start of Chatbot A's Response]",
+        "[The End of Chatbot A's Response]",
+        "[The Start of Chatbot B's Response]",
+        "[The End of Chatbot B's Response]",
+        "[The Start of the Conversation between Chatbot A and the Client]",
+        "[The End of the Conversation between Chatbot A and the Client]",
+        "[The Start of the Conversation between Chatbot B and the Client]",
+        "[The End of the Conversation between Chatbot B and the Client]",
+    )
+    verdict_opener: str = "<answer>[["
+    max_rationale_tokens: int = 8192
+    vote_temperature: float = 1.0
+
+    @property
+    def template_text(self) -> str:
+        system = _SYSTEM if self.template == "instruct" else ""
+        return system + _user_prompt(self.template, multi=False) + _user_prompt(self.template, multi=True)
+
+    def render(self, comparison: Comparison) -> Rendered:
+        user = Message("user", _fill_user(self.template, comparison))
+        return Rendered((Message("system", _SYSTEM), user) if self.template == "instruct" else (user,))
+
+    def parse(self, text: str) -> Parsed:
+        verdict, label_at, conflicting = anchored_verdict(text, _ANSWER)
+        return Parsed(verdict, label_at, conflicting, _sections(text))
+
+
+def _user_prompt(template: str, *, multi: bool) -> str:
+    return load_prompt(f"rm_r1_{template}_user{'_multi' if multi else ''}")
+
+
+_USER = {(t, multi): _user_prompt(t, multi=multi) for t in ("instruct", "reasoner") for multi in (False, True)}
+
+
+def _fill_user(template: str, comparison: Comparison) -> str:
+    prompt, first, second = comparison.prompt, comparison.first, comparison.second
+    if prompt.is_single_turn:
+        values = {"question": prompt.messages[0].content, "response_a": first.text, "response_b": second.text}
+        return fill(_USER[template, False], values)
+    values = {
+        "conversation_a": _whole_conversation(prompt, first, "Chatbot A"),
+        "conversation_b": _whole_conversation(prompt, second, "Chatbot B"),
+    }
+    return fill(_USER[template, True], values)
+
+
+def _whole_conversation(prompt: Prompt, response: Response, chatbot: str) -> str:
+    """Both chatbots are spelled alike; the published builder's "Chabot B" leaks the label and is not reproduced."""
+    return f"{conversation_text(prompt, chatbot)}\n{chatbot}: {response.text}"
+
+
+def _sections(text: str) -> dict[str, str]:
+    """The tagged parts (the first of each), nested justify included; tags that are absent are left out."""
+    found = {tag: re.search(rf"<{tag}>(.*?)</{tag}>", text, re.DOTALL) for tag in _SECTION_TAGS}
+    return {tag: match.group(1).strip() for tag, match in found.items() if match}
+
+
+INSTRUCT = RmR1("instruct")
+REASONER = RmR1("reasoner")
