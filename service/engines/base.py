@@ -1,4 +1,4 @@
-"""The seam between judging and models: token ids in, a completion out. Engine library objects never leave their file."""
+"""The seam between judging and models: token ids in, a completion out. Library objects never leave an engine's file."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ class EngineRequest:
     """One prompt for the engine.
 
     ``label``: one forward pass; the log-probabilities of exactly ``label_ids`` at the next position come back.
-    ``generate``: up to ``max_tokens`` tokens at ``temperature`` (0 = greedy; never seeded), ended by the end-of-sequence
-    token or by one of ``stop``, whose text is kept. ``scalar``: a sequence-classification head's raw output.
+    ``generate``: up to ``max_tokens`` tokens at ``temperature`` (0 = greedy; never seeded), ended by the
+    end-of-sequence token or by one of ``stop``, whose text is kept. ``scalar``: a sequence-classification head's raw output.
     ``adapter`` names a LoRA adapter of the engine's model; ``cache_salt`` separates tenants' prefix caches.
     """
 
@@ -58,7 +58,7 @@ class TextDelta:
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """Whether an engine moves. ``since`` is ``time.monotonic()`` at the last output, or when work reached an idle engine."""
+    """Does an engine move? ``since`` is ``time.monotonic()`` at the last output, or when work reached an idle engine."""
 
     unfinished: int
     since: float
@@ -158,7 +158,9 @@ def check_request(request: EngineRequest, info: EngineInfo, tasks: Collection[Ta
         raise InvalidInput("A generation needs max_tokens of at least 1.")
     tokens, limit = len(request.prompt_ids), prompt_limit(request.task, info.max_model_len)
     if tokens > limit:
-        message = f"The rendered prompt has {tokens} tokens, the model takes {limit}; shorten the prompt or the responses."
+        message = (
+            f"The rendered prompt has {tokens} tokens, the model takes {limit}; shorten the prompt or the responses."
+        )
         raise TokenLimitExceeded(message, tokens=tokens, limit=limit)
 
 

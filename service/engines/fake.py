@@ -1,4 +1,4 @@
-"""The engine without a model: answers are a function of the prompt ids, so a service on it is quick, free and repeatable.
+"""The engine without a model: answers are a function of the prompt ids, so a service on it is quick and repeatable.
 
 It is a product feature (try the API, test a trainer's client) and the double of the test suite: faults, delays and a
 prefix cache can be asked for. Nothing depends on the clock or on Python's hash seed.
@@ -11,7 +11,8 @@ import hashlib
 import math
 import re
 from collections import Counter, OrderedDict
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -33,6 +34,32 @@ Answer = Literal["gram_r2", "rm_r1"]
 TASKS: tuple[Task, ...] = ("label", "generate", "scalar")
 CACHE_BLOCK = 32
 
+GRAM_R2_ANSWER = """<think>
+Feedback:
+The two responses were read and compared with the request.
+
+Comparision:
+Response {verdict} follows the request more closely and makes fewer mistakes.
+
+Conclusion:
+Response {verdict} is better.
+</think>
+<answer>
+{verdict}
+</answer>"""
+
+RM_R1_ANSWER = """<type>Chat</type>
+<rubric>
+Accuracy (60%), helpfulness (40%)
+<justify>A wrong answer cannot help.</justify>
+</rubric>
+<eval>
+<summary_A>The first response.</summary_A>
+<summary_B>The second response.</summary_B>
+Chatbot {verdict} meets the rubric better.
+</eval>
+<answer>[[{verdict}]]</answer>"""
+
 
 def decode_bytes(ids: Sequence[int]) -> str:
     """The default vocabulary: id = byte of UTF-8; ids above 255 (control tokens) have no text."""
@@ -47,9 +74,10 @@ def encode_bytes(text: str) -> list[int]:
 class FakeOptions:
     """How the fake behaves.
 
-    ``script`` writes the text of a generation and ``label_logits`` the logits of the labels (both default to a hash of
-    the prompt); ``fault`` is a fault for every request, or a function that names one request's. ``delay_s`` passes before
-    each answer, ``token_delay_s`` between streamed pieces. ``keep_requests`` collects requests in `FakeEngine.requests`.
+    ``script`` writes the text of a generation, ``label_logits`` the logits of the labels and ``score`` a scalar read
+    (all default to a hash of the prompt); ``fault`` is a fault for every request, or a function that names one
+    request's. ``delay_s`` passes before each answer, ``token_delay_s`` before each streamed piece.
+    ``keep_requests`` collects what was asked in `FakeEngine.requests`, in order.
     """
 
     model: str = "fake"
@@ -70,7 +98,7 @@ class FakeOptions:
 
 
 class FakeEngine:
-    """See the module. ``calls``, ``aborted`` and ``requests`` are for tests; `die` is what a killed engine process looks like."""
+    """See the module. ``calls``, ``aborted`` and ``requests`` are for tests; `die` looks like a killed engine process."""
 
     def __init__(self, options: FakeOptions | None = None) -> None:
         self.options = options or FakeOptions()
@@ -150,15 +178,13 @@ class FakeEngine:
             self.die()
         if fault == "abort":
             raise JudgmentFailed("The engine aborted the request; try it again.")
-        await self._pause(0.0)
 
     async def _pause(self, seconds: float) -> None:
-        """Wait, unless the engine dies meanwhile. Always lets other tasks run once, as an engine would."""
-        if not self._dead.is_set():
-            if seconds > 0:
-                await asyncio.wait([asyncio.ensure_future(asyncio.sleep(seconds)), self._death()], return_when="FIRST_COMPLETED")
-            else:
-                await asyncio.sleep(0)
+        """Wait, unless the engine dies meanwhile. Lets other tasks run at least once, as an engine would."""
+        await asyncio.sleep(0)
+        if seconds > 0:
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._dead.wait(), seconds)
         await self.check()
 
     def _compute(self, request: EngineRequest, cached: int, fault: Fault | None) -> Completion:
@@ -166,6 +192,73 @@ class FakeEngine:
         if request.task == "label":
             return Completion("length", tokens, cached, label_logprobs=self._label_logprobs(request, fault))
         if request.task == "scalar":
-            score = self.options.score(request) if self.options.score else 6.0 * _uniform("score", request) - 3.0
+            score = self.options.score(request) if self.options.score else 6.0 * _uniform(request, "score") - 3.0
             return Completion("stop", tokens, cached, score=math.nan if fault == "nan" else score)
         return self._generation(request, cached)
+
+    def _label_logprobs(self, request: EngineRequest, fault: Fault | None) -> tuple[float, ...]:
+        """A softmax over the labels, scaled to a label mass in (0.9, 1) as a trained judge has."""
+        if fault == "nan":
+            return (math.nan,) * len(request.label_ids)
+        hook = self.options.label_logits
+        logits = hook(request) if hook else [4.0 * _uniform(request, f"label {i}") - 2.0 for i in request.label_ids]
+        log_mass = math.log(0.91 + 0.08 * _uniform(request, "mass"))
+        log_norm = math.log(math.fsum(math.exp(x) for x in logits))
+        return tuple(x - log_norm + log_mass for x in logits)
+
+    def _generation(self, request: EngineRequest, cached: int) -> Completion:
+        text = self.options.script(request) if self.options.script else self._default_text(request)
+        ends = [text.find(stop) + len(stop) for stop in request.stop if stop in text]
+        text = text[: min(ends)] if ends else text
+        ids, room = tuple(self.options.encode(text)), room_for(request, self.info)
+        cut = len(ids) > room
+        text = self.options.decode(ids[:room]) if cut else text
+        return Completion("length" if cut else "stop", len(request.prompt_ids), cached, ids[:room], text)
+
+    def _default_text(self, request: EngineRequest) -> str:
+        """A well-formed judgment; the n-th sample of one prompt may decide otherwise, as votes of a real judge do."""
+        nth = 0
+        if request.temperature > 0:
+            nth = self._sampled[request.prompt_ids]
+            self._sampled[request.prompt_ids] += 1
+        verdict = "A" if _uniform(request, f"verdict {nth}") < 0.5 else "B"
+        return (GRAM_R2_ANSWER if self.options.answer == "gram_r2" else RM_R1_ANSWER).format(verdict=verdict)
+
+
+class _PrefixCache:
+    """Which blocks of token ids a real engine would have at hand: whole ones only, keyed by all that precedes them."""
+
+    def __init__(self, capacity: int) -> None:
+        self._capacity = capacity
+        self._blocks: OrderedDict[bytes, None] = OrderedDict()
+
+    def lookup(self, request: EngineRequest) -> int:
+        """Tokens of the prompt that are cached; its last token is always computed."""
+        cached = 0
+        for key in _block_keys(request, request.prompt_ids[:-1]):
+            if key not in self._blocks:
+                break
+            self._blocks.move_to_end(key)
+            cached += CACHE_BLOCK
+        return cached
+
+    def insert(self, request: EngineRequest, generated: tuple[int, ...]) -> None:
+        for key in _block_keys(request, request.prompt_ids + generated):
+            self._blocks[key] = None
+            self._blocks.move_to_end(key)
+        while len(self._blocks) > self._capacity:
+            self._blocks.popitem(last=False)
+
+
+def _block_keys(request: EngineRequest, ids: tuple[int, ...]) -> Iterator[bytes]:
+    """One key for each whole block, chained, so that equal keys mean equal prefixes of one tenant and adapter."""
+    key = repr((request.adapter, request.cache_salt)).encode()
+    for start in range(0, len(ids) - CACHE_BLOCK + 1, CACHE_BLOCK):
+        key = hashlib.blake2b(key + repr(ids[start : start + CACHE_BLOCK]).encode(), digest_size=16).digest()
+        yield key
+
+
+def _uniform(request: EngineRequest, purpose: str) -> float:
+    """A number in [0, 1) from the prompt ids, the adapter and what it is for."""
+    text = repr((purpose, request.adapter, request.prompt_ids))
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=6).digest(), "big") / 2**48
