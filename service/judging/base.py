@@ -38,19 +38,37 @@ class Parsed:
 
 
 class PairwiseFamily(Protocol):
-    """A judge shown two responses at once, answering with one of two letters."""
+    """A judge shown two responses at once, answering with one of two letters. Read-only, so frozen values satisfy it."""
 
-    name: str
-    template: str
-    reads: Reads
-    labels: tuple[str, str]
-    delimiters: tuple[str, ...]
-    """Lines of the template that a response could imitate."""
-    verdict_opener: str
-    """Text after which the next token is the verdict letter; empty when the reply starts with it."""
-    max_rationale_tokens: int
-    vote_temperature: float
-    """Sampling temperature used when more than one vote is asked for."""
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def template(self) -> str: ...
+
+    @property
+    def reads(self) -> Literal["label", "rationale"]: ...
+
+    @property
+    def labels(self) -> tuple[str, str]: ...
+
+    @property
+    def delimiters(self) -> tuple[str, ...]:
+        """Lines of the template that a response could imitate."""
+        ...
+
+    @property
+    def verdict_opener(self) -> str:
+        """Text after which the next token is the verdict letter; empty when the reply starts with it."""
+        ...
+
+    @property
+    def max_rationale_tokens(self) -> int: ...
+
+    @property
+    def vote_temperature(self) -> float:
+        """Sampling temperature used when more than one vote is asked for."""
+        ...
 
     @property
     def template_text(self) -> str:
@@ -69,10 +87,17 @@ class PairwiseFamily(Protocol):
 class ScalarFamily(Protocol):
     """A discriminative reward model: one response at a time, one number, P(a > b) = sigma(r_a - r_b)."""
 
-    name: str
-    template: str
-    reads: Reads
-    delimiters: tuple[str, ...]
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def template(self) -> str: ...
+
+    @property
+    def reads(self) -> Literal["scalar"]: ...
+
+    @property
+    def delimiters(self) -> tuple[str, ...]: ...
 
     @property
     def template_text(self) -> str: ...
@@ -118,11 +143,17 @@ def read_labels(logprobs: tuple[float, ...]) -> OrderReading:
     return OrderReading(sigmoid(log_odds), log_odds, min(1.0, math.exp(first) + math.exp(second)))
 
 
+def read_scalar(score: float | None) -> float:
+    """A reward head's output. Raises `NonFiniteScore` for NaN, infinity or none."""
+    if score is None or not math.isfinite(score):
+        raise NonFiniteScore("The reward head returned a non-finite score; check the weights and the dtype.")
+    return score
+
+
 def read_scalars(first: float | None, second: float | None) -> OrderReading:
     """P(first better) = sigma(r_first - r_second) for a discriminative reward model."""
-    if first is None or second is None or not (math.isfinite(first) and math.isfinite(second)):
-        raise NonFiniteScore("The reward head returned a non-finite score; check the weights and the dtype.")
-    return OrderReading(sigmoid(first - second), first - second, None)
+    log_odds = read_scalar(first) - read_scalar(second)
+    return OrderReading(sigmoid(log_odds), log_odds, None)
 
 
 def sigmoid(x: float) -> float:
@@ -157,4 +188,4 @@ def require_pairwise(family: Family) -> PairwiseFamily:
     """Narrow to a pairwise family. Raises `InvalidInput` for scalar judges."""
     if family.reads == "scalar":
         raise InvalidInput(f"Judge family {family.name} scores single responses and cannot render a comparison.")
-    return family  # type: ignore[return-value]
+    return family
