@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import time
-from collections.abc import AsyncIterator, Collection, Iterator
+from collections.abc import AsyncIterator, Collection, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Literal, Protocol
 
 from service.errors import InvalidInput, NotFound, TokenLimitExceeded
@@ -16,6 +18,9 @@ Task = Literal["label", "generate", "scalar"]
 # vLLM's bound on the token ids whose log-probabilities one request may ask for.
 MAX_LABELS = 128
 
+# Weight files are sampled, not read: this many pieces of this many bytes tell checkpoints apart in milliseconds.
+_PIECES, _PIECE_BYTES = 16, 65536
+
 
 @dataclass(frozen=True, slots=True)
 class EngineRequest:
@@ -23,8 +28,9 @@ class EngineRequest:
 
     ``label``: one forward pass; the log-probabilities of exactly ``label_ids`` at the next position come back.
     ``generate``: up to ``max_tokens`` tokens at ``temperature`` (0 = greedy; never seeded), ended by the
-    end-of-sequence token or by one of ``stop``, whose text is kept. ``scalar``: a sequence-classification head's raw output.
-    ``adapter`` names a LoRA adapter of the engine's model; ``cache_salt`` separates tenants' prefix caches.
+    end-of-sequence token or by one of ``stop``, whose text is kept. ``scalar``: the raw output of a
+    sequence-classification head. ``adapter`` names a LoRA adapter of the engine's model; ``cache_salt`` separates
+    tenants' prefix caches.
     """
 
     prompt_ids: tuple[int, ...]
@@ -47,6 +53,11 @@ class EngineInfo:
     max_model_len: int
     weight_version: str
     dtype: str
+    adapter_versions: Mapping[str, str] = field(default_factory=dict)
+
+    def version_of(self, adapter: str | None) -> str:
+        """Which weights answer a request for this adapter (None: the plain model)."""
+        return self.weight_version if adapter is None else f"{self.weight_version}+{self.adapter_versions[adapter]}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +69,7 @@ class TextDelta:
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """Does an engine move? ``since`` is ``time.monotonic()`` at the last output, or when work reached an idle engine."""
+    """``since`` is ``time.monotonic()`` at the engine's last output, or when work reached it while it was idle."""
 
     unfinished: int
     since: float
@@ -167,3 +178,23 @@ def check_request(request: EngineRequest, info: EngineInfo, tasks: Collection[Ta
 def room_for(request: EngineRequest, info: EngineInfo) -> int:
     """How many tokens may be generated: ``max_tokens``, or what the context window leaves."""
     return min(request.max_tokens, info.max_model_len - len(request.prompt_ids))
+
+
+def fingerprint_weights(checkpoint: Path) -> str:
+    """A short name for a checkpoint directory's weights: equal files give equal names on every machine.
+
+    Covers the JSON files that shape the model and pieces spread over every weight file, so that a retrained model of
+    the same shape gets another name without reading tens of gigabytes.
+    """
+    digest = hashlib.sha256()
+    for path in sorted(checkpoint.iterdir()):
+        if path.suffix == ".safetensors":
+            size = path.stat().st_size
+            digest.update(f"{path.name} {size}".encode())
+            with path.open("rb") as file:
+                for i in range(_PIECES):
+                    file.seek(max(0, size - _PIECE_BYTES) * i // (_PIECES - 1))
+                    digest.update(file.read(_PIECE_BYTES))
+        elif path.name in ("config.json", "adapter_config.json"):
+            digest.update(path.read_bytes())
+    return digest.hexdigest()[:12]

@@ -77,7 +77,7 @@ class FakeOptions:
     ``script`` writes the text of a generation, ``label_logits`` the logits of the labels and ``score`` a scalar read
     (all default to a hash of the prompt); ``fault`` is a fault for every request, or a function that names one
     request's. ``delay_s`` passes before each answer, ``token_delay_s`` before each streamed piece.
-    ``keep_requests`` collects what was asked in `FakeEngine.requests`, in order.
+    ``adapters`` maps names to versions. ``keep_requests`` collects what was asked in `FakeEngine.requests`, in order.
     """
 
     model: str = "fake"
@@ -98,7 +98,7 @@ class FakeOptions:
 
 
 class FakeEngine:
-    """See the module. ``calls``, ``aborted`` and ``requests`` are for tests; `die` looks like a killed engine process."""
+    """See the module. ``calls``, ``aborted`` and ``requests`` are for tests; `die` acts as a killed engine would."""
 
     def __init__(self, options: FakeOptions | None = None) -> None:
         self.options = options or FakeOptions()
@@ -114,7 +114,7 @@ class FakeEngine:
     @property
     def info(self) -> EngineInfo:
         o = self.options
-        return EngineInfo("fake", o.model, o.max_model_len, o.weight_version, "none")
+        return EngineInfo("fake", o.model, o.max_model_len, o.weight_version, "none", dict(o.adapters))
 
     @property
     def progress(self) -> Progress:

@@ -1,0 +1,390 @@
+"""vLLM in this process: `AsyncLLM`, whose engine core runs in a child process that does all the computing.
+
+Measured facts behind the choices (vLLM 0.32): a label read is a one-token greedy generation with ``logprob_token_ids``,
+which returns the full-vocabulary log-probabilities of exactly the labels; ``logprobs=k`` never shares an engine with
+it, because the top-k rows come back as -inf. No request carries a seed: a seeded request whose prefill is split kills
+the engine on CPU. Batch limits are explicit because an embedded engine otherwise falls to server-unfriendly defaults.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import itertools
+import json
+import os
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import aclosing, contextmanager, suppress
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Literal, TypeVar, get_args
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client.metrics import MetricWrapperBase
+from vllm import PoolingParams, SamplingParams
+from vllm.config.lora import MaxLoRARanks
+from vllm.engine.arg_utils import AsyncEngineArgs
+from vllm.exceptions import GracefulHTTPError, VLLMClientError, VLLMError
+from vllm.inputs import TokensInput, tokens_input
+from vllm.lora.request import LoRARequest
+from vllm.outputs import RequestOutput
+from vllm.platforms import current_platform
+from vllm.sampling_params import RequestOutputKind
+from vllm.v1.engine.async_llm import AsyncLLM
+from vllm.v1.engine.exceptions import EngineDeadError
+from vllm.v1.metrics.loggers import PrometheusStatLogger
+from vllm.v1.metrics.perf import PerfMetricsProm
+
+from service.engines.base import (
+    EngineInfo,
+    EngineRequest,
+    Progress,
+    ProgressMeter,
+    Task,
+    TextDelta,
+    check_request,
+    fingerprint_weights,
+)
+from service.engines.cpu import choose_cpu_plan, read_cpu
+from service.errors import EngineDead, InvalidInput, JudgmentFailed, Overloaded, ServiceError, StartupError
+from service.types import Completion
+
+Output = TypeVar("Output")
+Metric = TypeVar("Metric", bound=MetricWrapperBase)
+
+DEAD = "The engine is not running; restart the service."
+# vLLM's other reasons ("abort", "error", "repetition") mean a cut answer, which is never a completion.
+FINISHED: Mapping[str | None, Literal["stop", "length"]] = {"stop": "stop", "length": "length"}
+ABORTED = "The engine stopped this request before it was done; try it again."
+
+# Larger blocks share less: with blocks of 128 a common prefix of 223 tokens gave 127 cached ones.
+CPU_BLOCK_SIZE = 32
+CPU_KV_CACHE_BYTES = 512 * 2**20
+
+
+@dataclass(frozen=True, slots=True)
+class VllmOptions:
+    """How to run a model. None means the measured default for the device.
+
+    ``model`` is a directory or a hub id; ``adapters`` maps adapter names to LoRA directories. ``runner`` "pooling"
+    serves a sequence-classification head (scalar judges). ``extra`` goes to vLLM's engine arguments as it is.
+    """
+
+    model: str
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    max_model_len: int | None = None
+    max_num_seqs: int = 256
+    max_num_batched_tokens: int | None = None
+    block_size: int | None = None
+    kv_cache_bytes: int | None = None
+    enforce_eager: bool | None = None
+    tensor_parallel_size: int = 1
+    pipeline_parallel_size: int = 1
+    data_parallel_size: int = 1
+    adapters: Mapping[str, str] = field(default_factory=dict)
+    runner: Literal["generate", "pooling"] = "generate"
+    shutdown_timeout_s: int = 30
+    weight_version: str | None = None
+    extra: Mapping[str, Any] = field(default_factory=dict)
+
+
+def engine_arguments(options: VllmOptions) -> dict[str, Any]:
+    """The keyword arguments for vLLM's `EngineArgs`. On CPU also sets the variable that binds vLLM's threads."""
+    arguments: dict[str, Any] = {
+        "model": options.model,
+        "runner": options.runner,
+        "dtype": options.dtype,
+        "load_format": "safetensors",
+        "max_num_seqs": options.max_num_seqs,
+        "max_num_batched_tokens": options.max_num_batched_tokens or 8192,
+        "block_size": options.block_size,
+        "kv_cache_memory_bytes": options.kv_cache_bytes,
+        "enforce_eager": bool(options.enforce_eager),
+        "enable_prefix_caching": True,
+        "tensor_parallel_size": options.tensor_parallel_size,
+        "pipeline_parallel_size": options.pipeline_parallel_size,
+        "data_parallel_size": options.data_parallel_size,
+        "shutdown_timeout": options.shutdown_timeout_s,
+    }
+    if options.max_model_len is not None:
+        arguments["max_model_len"] = options.max_model_len
+    if current_platform.is_cpu():
+        arguments |= _cpu_arguments(options)
+    if options.adapters:
+        arguments |= _adapter_arguments(options.adapters)
+    return arguments | dict(options.extra)
+
+
+def _cpu_arguments(options: VllmOptions) -> dict[str, Any]:
+    cpus, flags = read_cpu()
+    ranks = options.tensor_parallel_size * options.pipeline_parallel_size * options.data_parallel_size
+    plan = choose_cpu_plan(cpus, flags, options.dtype, ranks)
+    os.environ["VLLM_CPU_OMP_THREADS_BIND"] = plan.threads_bind
+    return {
+        "dtype": plan.dtype,
+        "max_num_batched_tokens": options.max_num_batched_tokens or 4096,
+        "block_size": options.block_size or CPU_BLOCK_SIZE,
+        "kv_cache_memory_bytes": options.kv_cache_bytes or CPU_KV_CACHE_BYTES,
+        "enforce_eager": options.enforce_eager is not False,
+    }
+
+
+def _adapter_arguments(adapters: Mapping[str, str]) -> dict[str, Any]:
+    ranks = []
+    for name, path in adapters.items():
+        try:
+            ranks.append(int(json.loads((Path(path) / "adapter_config.json").read_text())["r"]))
+        except (OSError, ValueError, KeyError) as error:
+            message = f"The adapter {name!r} has no readable adapter_config.json in {path}; correct its path."
+            raise StartupError(message) from error
+    fitting = [rank for rank in get_args(MaxLoRARanks) if rank >= max(ranks)]
+    if not fitting:
+        raise StartupError(f"An adapter has rank {max(ranks)}, above vLLM's limit; merge it into its base model.")
+    return {"enable_lora": True, "max_loras": len(adapters), "max_lora_rank": min(fitting)}
+
+
+class VllmEngine:
+    """See the module. ``registry`` receives vLLM's own metrics (without it they are not collected)."""
+
+    def __init__(self, options: VllmOptions, registry: CollectorRegistry | None = None) -> None:
+        self.options = options
+        self._metrics = _EngineMetrics(registry) if registry is not None else None
+        self._tasks: tuple[Task, ...] = ("scalar",) if options.runner == "pooling" else ("label", "generate")
+        self._loras = {
+            name: LoRARequest(name, number, path) for number, (name, path) in enumerate(options.adapters.items(), 1)
+        }
+        self._llm: AsyncLLM | None = None
+        self._info: EngineInfo | None = None
+        self._closed = False
+        self._meter = ProgressMeter()
+        self._ids = itertools.count()
+
+    @property
+    def info(self) -> EngineInfo:
+        if self._info is None:
+            raise EngineDead(DEAD)
+        return self._info
+
+    @property
+    def progress(self) -> Progress:
+        return self._meter.progress
+
+    async def start(self) -> None:
+        """Takes about 40 s on two cores, in a thread. Freezes the garbage collector's view of what exists afterwards:
+        full collections over vLLM's objects otherwise stall requests by 100 ms and more."""
+        _require_model(self.options)
+        try:
+            llm = await asyncio.to_thread(self._build)
+            self._llm = llm
+            for lora in self._loras.values():
+                await llm.add_lora(lora)
+        except ServiceError:
+            raise
+        except Exception as error:
+            await self.close()
+            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            message = f"vLLM could not load {self.options.model}; correct the model or the engine settings ({reason})."
+            raise StartupError(message) from error
+        self._info = self._describe(llm)
+        if self.options.runner == "pooling" and llm.model_config.hf_config.num_labels != 1:
+            await self.close()
+            raise StartupError(f"{self.options.model} has more than one output; a scalar judge needs exactly one.")
+        gc.collect()
+        gc.freeze()
+
+    def _build(self) -> AsyncLLM:
+        # Without spawn vLLM may fork, and a fork of a process with threads can deadlock. Statistics stay at home.
+        os.environ["VLLM_WORKER_MULTIPROC_METHOD"] = "spawn"
+        os.environ["VLLM_NO_USAGE_STATS"] = "1"
+        arguments = engine_arguments(self.options)
+        args = AsyncEngineArgs(disable_log_stats=self._metrics is None, **arguments)
+        return AsyncLLM.from_engine_args(args, stat_loggers=[self._metrics.logger] if self._metrics else None)
+
+    def _describe(self, llm: AsyncLLM) -> EngineInfo:
+        config, path = llm.model_config, Path(self.options.model)
+        version = self.options.weight_version or (fingerprint_weights(path) if path.is_dir() else self.options.model)
+        return EngineInfo(
+            engine="vllm",
+            model=self.options.model,
+            max_model_len=config.max_model_len,
+            weight_version=version,
+            dtype=str(config.dtype).removeprefix("torch."),
+            adapter_versions={name: fingerprint_weights(Path(p)) for name, p in self.options.adapters.items()},
+        )
+
+    async def check(self) -> None:
+        self._running()
+
+    def _running(self) -> AsyncLLM:
+        if self._closed or self._llm is None or self._llm.errored:
+            raise EngineDead(DEAD)
+        return self._llm
+
+    async def complete(self, request: EngineRequest) -> Completion:
+        llm = self._running()
+        check_request(request, self.info, self._tasks, self._loras)
+        with self._meter.request(), self._translated():
+            if request.task == "scalar":
+                return await self._scalar(llm, request)
+            params = _label_params(request.label_ids) if request.task == "label" else _generation_params(request, False)
+            outputs = llm.generate(_prompt(request), params, str(next(self._ids)), lora_request=self._lora(request))
+            final = await _last(outputs)
+            self._meter.moved()
+            return self._completion(request, final)
+
+    async def stream(self, request: EngineRequest) -> AsyncIterator[TextDelta | Completion]:
+        llm = self._running()
+        check_request(request, self.info, self._tasks, self._loras)
+        params, ids, text = _generation_params(request, True), list[int](), ""
+        with self._meter.request(), self._translated():
+            outputs = llm.generate(_prompt(request), params, str(next(self._ids)), lora_request=self._lora(request))
+            async with aclosing(outputs):
+                async for output in outputs:
+                    self._meter.moved()
+                    piece = output.outputs[0]
+                    ids.extend(piece.token_ids)
+                    text += piece.text
+                    if piece.text:
+                        yield TextDelta(piece.text)
+            yield replace(self._completion(request, output), token_ids=tuple(ids), text=text)
+
+    async def close(self) -> None:
+        if self._closed:
+            return
+        self._closed = True
+        if self._llm is None:
+            return
+        # vLLM leaves requests that are in flight at shutdown hanging or cut; an abort ends each one, as an error.
+        with suppress(EngineDeadError):
+            await self._llm.abort(list(self._llm.output_processor.request_states), internal=True)
+        await asyncio.to_thread(self._llm.shutdown, self.options.shutdown_timeout_s)
+        if self._metrics:
+            self._metrics.unregister()
+
+    def _lora(self, request: EngineRequest) -> LoRARequest | None:
+        return None if request.adapter is None else self._loras[request.adapter]
+
+    async def _scalar(self, llm: AsyncLLM, request: EngineRequest) -> Completion:
+        outputs = llm.encode(_prompt(request), SCALAR_PARAMS, str(next(self._ids)), lora_request=self._lora(request))
+        output = await _last(outputs)
+        self._meter.moved()
+        values = output.outputs.data.flatten().tolist()
+        if not values:  # how vLLM ends an aborted pooling request
+            raise self._aborted()
+        return Completion("stop", len(request.prompt_ids), output.num_cached_tokens, score=values[0])
+
+    def _aborted(self) -> ServiceError:
+        return EngineDead(DEAD) if self._closed else JudgmentFailed(ABORTED)
+
+    def _completion(self, request: EngineRequest, output: RequestOutput) -> Completion:
+        answer, cached = output.outputs[0], output.num_cached_tokens or 0
+        reason = answer.finish_reason
+        if reason not in FINISHED:
+            raise self._aborted()
+        if request.task == "generate":
+            return Completion(FINISHED[reason], len(request.prompt_ids), cached, tuple(answer.token_ids), answer.text)
+        assert answer.logprobs is not None
+        row = answer.logprobs[0]
+        logprobs = tuple(row[label].logprob for label in request.label_ids)
+        return Completion("length", len(request.prompt_ids), cached, label_logprobs=logprobs)
+
+    @contextmanager
+    def _translated(self) -> Iterator[None]:
+        """vLLM's errors in this project's words. Cancellation passes through; vLLM then aborts the request."""
+        try:
+            yield
+        except EngineDeadError as error:
+            raise EngineDead(DEAD) from error
+        except GracefulHTTPError as error:
+            raise Overloaded("The engine's own queue is full; try again later.") from error
+        except VLLMClientError as error:
+            message = "The model cannot take this prompt; check that the tokenizer belongs to the model."
+            raise InvalidInput(message) from error
+        except VLLMError as error:
+            raise JudgmentFailed("The engine failed on this request; its log says why.") from error
+
+
+class _EngineMetrics:
+    """vLLM's Prometheus metrics in our registry, where a second engine or a restart neither erases nor doubles them."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self._registry = registry
+        self._created: list[MetricWrapperBase] = []
+
+        class PerfMetrics(PerfMetricsProm):
+            _counter_cls = self._ours(Counter)
+
+        class StatLogger(PrometheusStatLogger):
+            _gauge_cls = self._ours(Gauge)
+            _counter_cls = self._ours(Counter)
+            _histogram_cls = self._ours(Histogram)
+            _perf_metrics_cls = PerfMetrics
+
+        self.logger = StatLogger
+
+    def _ours(self, base: type[Metric]) -> type[Metric]:
+        """The metric class, registering with our registry whatever its caller leaves out."""
+
+        def init(metric: Metric, *args: Any, **kwargs: Any) -> None:
+            base.__init__(metric, *args, **(kwargs | {"registry": self._registry}))
+            if not kwargs.get("_labelvalues"):  # children of a labelled metric are never registered
+                self._created.append(metric)
+
+        return type(base.__name__, (base,), {"__init__": init})
+
+    def unregister(self) -> None:
+        for metric in self._created:
+            self._registry.unregister(metric)
+        self._created.clear()
+
+
+SCALAR_PARAMS = PoolingParams(task="classify", use_activation=False)
+
+
+@lru_cache(maxsize=256)
+def _label_params(label_ids: tuple[int, ...]) -> SamplingParams:
+    """Built once per label set: building and deep-copying parameters costs more than sending them."""
+    return SamplingParams(
+        max_tokens=1,
+        temperature=0.0,
+        logprob_token_ids=list(label_ids),
+        detokenize=False,
+        output_kind=RequestOutputKind.FINAL_ONLY,
+        skip_clone=True,
+    )
+
+
+def _generation_params(request: EngineRequest, streaming: bool) -> SamplingParams:
+    return SamplingParams(
+        max_tokens=request.max_tokens,
+        temperature=request.temperature,
+        top_p=request.top_p,
+        stop=list(request.stop),
+        include_stop_str_in_output=True,
+        output_kind=RequestOutputKind.DELTA if streaming else RequestOutputKind.FINAL_ONLY,
+    )
+
+
+async def _last(outputs: AsyncIterator[Output]) -> Output:
+    """The only output of a request that asked for the final one only."""
+    async for output in outputs:  # noqa: B007 - the last one is the answer
+        pass
+    return output
+
+
+def _prompt(request: EngineRequest) -> TokensInput:
+    return tokens_input(list(request.prompt_ids), cache_salt=request.cache_salt)
+
+
+def _require_model(options: VllmOptions) -> None:
+    """Raise `StartupError` for what vLLM would only report deep in its log."""
+    path = Path(options.model)
+    looks_local = path.is_absolute() or options.model.startswith((".", "~")) or path.exists()
+    if looks_local and not (path / "config.json").is_file():
+        raise StartupError(f"There is no model at {options.model}; give a directory with config.json and weights.")
+    if options.device != "auto" and (options.device == "cpu") != current_platform.is_cpu():
+        raise StartupError(f"The installed vLLM cannot use device {options.device!r}; install its other extra.")
+    if current_platform.is_unspecified():
+        raise StartupError("The installed vLLM finds no usable device; install the CPU extra or check the GPU driver.")
