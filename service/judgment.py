@@ -1,0 +1,279 @@
+"""One comparison, judged: what to ask the engine, and how its completions become a verdict.
+
+A judgment is a generator: it yields batches of engine requests and is sent their completions, so the same logic runs in
+a request, in an offline batch and in a test without an engine. Both display orders are always asked, on the pair's
+canonical order, which makes compare(a, b) and compare(b, a) exact complements.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Sequence
+from dataclasses import dataclass, replace
+
+from service.aggregation import VoteReading, canonical, combine, combine_votes, identical, is_decided, mirror
+from service.engines.base import EngineRequest
+from service.errors import InvalidInput, LowLabelMass, TokenLimitExceeded
+from service.judge import Judge
+from service.judging.base import PairwiseFamily, ScalarFamily, read_labels, read_scalars
+from service.judging.flags import pair_flags, text_flags
+from service.types import (
+    Comparison,
+    Completion,
+    Flag,
+    Order,
+    OrderReading,
+    Prompt,
+    Rationale,
+    Rendered,
+    Response,
+    Usage,
+    Verdict,
+    Where,
+)
+
+Asks = list[EngineRequest]
+Slot = tuple[Order, int]
+"""Which rationale: display order (of the canonical pair) and vote number."""
+Judgment = Generator[Asks, Sequence[Completion], Verdict]
+FlagMemo = dict[tuple[str, Where], tuple[Flag, ...]]
+"""Flags already found in a batch's texts, so that a group's responses are inspected once, not once a pair."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """How the caller wants a pair judged: ``votes`` per order, early stopping, and the caller's prefix-cache salt."""
+
+    votes: int = 1
+    stop_when_decided: bool = False
+    salt: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A tokenized pair in canonical order. ``prompts`` are the two display orders (one per response for scalar judges)."""
+
+    comparison: Comparison
+    swapped: bool
+    prompts: tuple[tuple[int, ...], tuple[int, ...]]
+    flags: tuple[Flag, ...]
+
+    @property
+    def is_identical(self) -> bool:
+        return self.comparison.first.text == self.comparison.second.text
+
+
+def prepare(judge: Judge, comparison: Comparison, memo: FlagMemo) -> Prepared:
+    """Render and tokenize both orders. Raises `TokenLimitExceeded` (nothing is truncated) and `InvalidInput`."""
+    flags = comparison_flags(judge, comparison, memo)
+    pair, swapped = canonical(comparison)
+    if pair.first.text == pair.second.text:
+        return Prepared(pair, swapped, ((), ()), flags)
+    first, second = (judge.tokenizer.encode(rendered) for rendered in _renderings(judge, pair))
+    _check_length(judge, comparison, max(len(first), len(second)))
+    return Prepared(pair, swapped, (first, second), flags)
+
+
+def prepare_one(judge: Judge, prompt: Prompt, response: Response) -> tuple[int, ...]:
+    """Tokenize one conversation for a scalar judge. Raises as `prepare` does."""
+    ids = judge.tokenizer.encode(_scalar(judge).render_one(prompt, response))
+    _check_length(judge, Comparison(prompt, response, Response("")), len(ids))
+    return ids
+
+
+def judgment(judge: Judge, prepared: Prepared, ask: Ask) -> Judgment:
+    """Judge one prepared pair; the returned verdict is in the caller's order, with flags and usage.
+
+    Raises what reading raises: `NonFiniteScore`, `LowLabelMass`, `InvalidVerdict`.
+    """
+    if prepared.is_identical:
+        verdict = identical()
+    elif judge.family.reads == "rationale":
+        verdict = yield from _written(judge, prepared, ask)
+    elif judge.family.reads == "label":
+        verdict = yield from _labelled(judge, prepared, ask)
+    else:
+        verdict = yield from _scored(judge, prepared, ask)
+    verdict = mirror(verdict) if prepared.swapped else verdict
+    return replace(verdict, flags=prepared.flags + verdict.flags, usage=verdict.usage + Usage(comparisons=1))
+
+
+def label_request(judge: Judge, prompt_ids: tuple[int, ...], salt: str | None) -> EngineRequest:
+    return EngineRequest(
+        prompt_ids, "label", label_ids=judge.label_ids, adapter=judge.adapter, cache_salt=salt
+    )
+
+
+def scalar_request(judge: Judge, prompt_ids: tuple[int, ...], salt: str | None) -> EngineRequest:
+    return EngineRequest(prompt_ids, "scalar", adapter=judge.adapter, cache_salt=salt)
+
+
+def rationale_request(judge: Judge, prompt_ids: tuple[int, ...], ask: Ask) -> EngineRequest:
+    """One vote: greedy when it is the only one of its order, sampled (unseeded) otherwise."""
+    temperature = pairwise(judge).vote_temperature if ask.votes > 1 else 0.0
+    return EngineRequest(
+        prompt_ids,
+        "generate",
+        max_tokens=judge.max_rationale_tokens,
+        temperature=temperature,
+        adapter=judge.adapter,
+        cache_salt=ask.salt,
+    )
+
+
+def pairwise(judge: Judge) -> PairwiseFamily:
+    """The judge's family as a pairwise one. Raises `InvalidInput` for scalar judges."""
+    if judge.family.reads == "scalar":
+        raise InvalidInput(f"Judge {judge.name} scores single responses; name a pairwise judge.")
+    return judge.family
+
+
+def _scalar(judge: Judge) -> ScalarFamily:
+    if judge.family.reads != "scalar":
+        raise InvalidInput(f"Judge {judge.name} compares two responses; give a reference, or name a scalar judge.")
+    return judge.family
+
+
+def _renderings(judge: Judge, pair: Comparison) -> tuple[Rendered, Rendered]:
+    if judge.family.reads == "scalar":
+        family = _scalar(judge)
+        return family.render_one(pair.prompt, pair.first), family.render_one(pair.prompt, pair.second)
+    return pairwise(judge).render(pair), pairwise(judge).render(pair.swap())
+
+
+def _labelled(judge: Judge, prepared: Prepared, ask: Ask) -> Judgment:
+    completions = yield [label_request(judge, ids, ask.salt) for ids in prepared.prompts]
+    readings = [_read_label(judge, completion) for completion in completions]
+    return replace(combine(readings[0], readings[1]), usage=total_usage(completions))
+
+
+def _read_label(judge: Judge, completion: Completion) -> OrderReading:
+    reading = read_labels(completion.label_logprobs)
+    if reading.label_mass is not None and reading.label_mass < judge.min_label_mass:
+        raise LowLabelMass(
+            f"Judge {judge.name} puts only {reading.label_mass:.3f} of its probability on the verdict letters; "
+            "check that the family and chat template fit the checkpoint."
+        )
+    return reading
+
+
+def _scored(judge: Judge, prepared: Prepared, ask: Ask) -> Judgment:
+    completions = yield [scalar_request(judge, ids, ask.salt) for ids in prepared.prompts]
+    first, second = (completion.score for completion in completions)
+    return replace(combine(read_scalars(first, second), read_scalars(second, first)), usage=total_usage(completions))
+
+
+def rounds(ask: Ask) -> list[list[Slot]]:
+    """Votes of both orders, in rounds of one when the caller lets voting stop early, else all at once."""
+    groups = [(vote,) for vote in range(ask.votes)] if ask.stop_when_decided else [tuple(range(ask.votes))]
+    orders: tuple[Order, Order] = ("ab", "ba")
+    return [[(order, vote) for order in orders for vote in votes] for votes in groups]
+
+
+def _written(judge: Judge, prepared: Prepared, ask: Ask) -> Judgment:
+    readings: list[VoteReading] = []
+    usage = Usage()
+    for slots in rounds(ask):
+        texts = yield [rationale_request(judge, prompt_of(prepared, order), ask) for order, _ in slots]
+        votes_read, read_usage = yield from read_votes(judge, prepared, slots, texts, ask.salt)
+        readings += votes_read
+        usage += total_usage(texts) + read_usage
+        if ask.stop_when_decided and is_decided(readings, ask.votes):
+            break
+    return replace(combine_votes(readings, ask.votes), usage=usage)
+
+
+def read_votes(
+    judge: Judge,
+    prepared: Prepared,
+    slots: Sequence[Slot],
+    texts: Sequence[Completion],
+    salt: str | None,
+) -> Generator[Asks, Sequence[Completion], tuple[list[VoteReading], Usage]]:
+    """Read each written vote twice: its text, and the letter's probability where the text put it (a cached prefix)."""
+    parsed = [_parse(judge, completion) for completion in texts]
+    wanted = [i for i, vote in enumerate(parsed) if vote.label_at is not None]
+    requests = [
+        label_request(judge, _up_to_letter(judge, prompt_of(prepared, slots[i][0]), texts[i], parsed[i]), salt)
+        for i in wanted
+    ]
+    completions = (yield requests) if requests else []
+    reads = dict(zip(wanted, (read_labels(c.label_logprobs) for c in completions), strict=True))
+    votes = [
+        _vote(slot, text, vote, reads.get(i))
+        for i, (slot, text, vote) in enumerate(zip(slots, texts, parsed, strict=True))
+    ]
+    return votes, total_usage(completions)
+
+
+@dataclass(frozen=True, slots=True)
+class _Written:
+    text: str
+    letter: str
+    label_at: int | None
+    conflicting: int
+    sections: dict[str, str]
+
+
+def _parse(judge: Judge, completion: Completion) -> _Written:
+    """Text of the generated tokens and its verdict; a judgment that was cut off is invalid whatever it says."""
+    text = judge.tokenizer.decode(completion.token_ids)
+    parsed = pairwise(judge).parse(text)
+    if completion.finish_reason != "stop":
+        return _Written(text, "invalid", None, parsed.conflicting, dict(parsed.sections))
+    return _Written(text, parsed.verdict, parsed.label_at, parsed.conflicting, dict(parsed.sections))
+
+
+def _up_to_letter(judge: Judge, prompt_ids: tuple[int, ...], completion: Completion, vote: _Written) -> tuple[int, ...]:
+    """The prompt and the generated tokens before the verdict letter; re-encoded if the cut falls inside a token."""
+    at = vote.label_at or 0
+    prefix = judge.tokenizer.prefix_to(completion.token_ids, at)
+    return prompt_ids + (prefix if prefix is not None else judge.tokenizer.encode_text(vote.text[:at]))
+
+
+def _vote(slot: Slot, completion: Completion, vote: _Written, read: OrderReading | None) -> VoteReading:
+    order, number = slot
+    first, second = ("a", "b") if order == "ab" else ("b", "a")
+    p_a = None if read is None else (read.p_shown_first if order == "ab" else 1.0 - read.p_shown_first)
+    verdict = "invalid" if vote.letter == "invalid" else (first if vote.letter == "A" else second)
+    rationale = Rationale(order, number, vote.text, vote.sections, verdict, p_a, completion.finish_reason)  # type: ignore[arg-type]
+    return VoteReading(rationale, read, vote.conflicting)
+
+
+def prompt_of(prepared: Prepared, order: Order) -> tuple[int, ...]:
+    return prepared.prompts[0 if order == "ab" else 1]
+
+
+def total_usage(completions: Sequence[Completion]) -> Usage:
+    return sum((completion.usage for completion in completions), Usage())
+
+
+def comparison_flags(judge: Judge, comparison: Comparison, memo: FlagMemo) -> tuple[Flag, ...]:
+    """Deterministic findings on the three untrusted texts, in the caller's order."""
+    texts: list[tuple[str, Where]] = [(m.content, "prompt") for m in comparison.prompt.messages]
+    texts += [(comparison.first.text, "a"), (comparison.second.text, "b")]
+    for text, where in texts:
+        if (text, where) not in memo:
+            memo[text, where] = response_flags(judge, text, where)
+    found = [flag for key in texts for flag in memo[key]]
+    return (*found, *pair_flags(comparison.first.text, comparison.second.text))
+
+
+def response_flags(judge: Judge, text: str, where: Where) -> tuple[Flag, ...]:
+    return text_flags(text, where, judge.family.delimiters, judge.tokenizer.control_text_count(text))
+
+
+def _check_length(judge: Judge, comparison: Comparison, tokens: int) -> None:
+    if tokens <= judge.max_prompt_tokens:
+        return
+    chars = {
+        "prompt": sum(len(m.content) for m in comparison.prompt.messages),
+        "response_a": len(comparison.first.text),
+        "response_b": len(comparison.second.text),
+    }
+    raise TokenLimitExceeded(
+        f"The judge's prompt has {tokens} tokens and judge {judge.name} takes {judge.max_prompt_tokens}; "
+        "shorten the longest field (nothing is truncated).",
+        tokens=tokens,
+        limit=judge.max_prompt_tokens,
+        field=max(chars, key=lambda name: chars[name]),
+    )

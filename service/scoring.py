@@ -1,0 +1,351 @@
+"""The pipeline: comparisons in, verdicts, rankings and scores out. Knows judges and engines, nothing of HTTP.
+
+Tokenization runs in worker threads, in chunks, so that the event loop keeps turning and the engine starts on the first
+chunk while the next is being tokenized. Inside a chunk the engine gets prompts in lexicographic order of their tokens:
+that is group-major, then first-response-major, the order in which every shared prefix is computed once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import time
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal, TypeVar
+
+from service.engines.base import EngineRequest
+from service.errors import InvalidInput, ServiceError, UnknownJudge
+from service.judge import Judge
+from service.judging.base import read_scalar
+from service.judgment import (
+    Ask,
+    FlagMemo,
+    Prepared,
+    judgment,
+    prepare,
+    prepare_one,
+    response_flags,
+    scalar_request,
+)
+from service.ranking.plans import Pair, RankOptions, make_plan
+from service.streaming import RationaleText, stream_judgment
+from service.types import (
+    Comparison,
+    Completion,
+    Flag,
+    Prompt,
+    RankedResponse,
+    Ranking,
+    Response,
+    Usage,
+    Verdict,
+)
+
+T = TypeVar("T")
+
+CHUNK = 64
+"""Comparisons tokenized at a time: large enough to amortise the thread hop, small enough to start the engine early."""
+
+
+@dataclass(slots=True)
+class Trace:
+    """Where a request's time went, in seconds. The routes put it into Server-Timing and the histograms."""
+
+    queue_s: float = 0.0
+    tokenize_s: float = 0.0
+    engine_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """One response's score in [0, 1] (pairwise judges) or the raw reward (scalar judges, margin None)."""
+
+    score: float
+    margin: float | None
+    consistent: bool | None
+    flags: tuple[Flag, ...]
+    usage: Usage
+
+
+class Scorer:
+    """All judges of this service. Batch methods isolate failures: a failed item is its error, never a number."""
+
+    def __init__(self, judges: Sequence[Judge]) -> None:
+        self.judges: Mapping[str, Judge] = {judge.name: judge for judge in judges}
+
+    def judge(self, name: str | None, *, writes_rationale: bool = False, pairwise: bool = False) -> Judge:
+        """The judge a route asked for, or the first configured one it can use.
+
+        Raises `UnknownJudge` for a name that is not configured, `InvalidInput` for a judge that cannot do it.
+        """
+        if name is not None and name not in self.judges:
+            raise UnknownJudge("No judge has this name; GET /models lists the configured ones.")
+        candidates = [self.judges[name]] if name is not None else list(self.judges.values())
+        usable = [
+            judge
+            for judge in candidates
+            if (judge.writes_rationale or not writes_rationale) and not (pairwise and judge.is_scalar)
+        ]
+        if not usable:
+            need = "writes rationales" if writes_rationale else "compares pairs"
+            raise InvalidInput(f"This needs a judge that {need}; GET /models says what each judge can do.")
+        return usable[0]
+
+    async def compare(
+        self,
+        judge: Judge,
+        comparisons: Sequence[Comparison],
+        *,
+        votes: int = 1,
+        stop_when_decided: bool = False,
+        salt: str | None = None,
+        trace: Trace,
+    ) -> list[Verdict | ServiceError]:
+        """Judge each pair in both orders; results in input order. Cancelling aborts everything still in the engine."""
+        ask = Ask(votes, stop_when_decided, salt)
+        running: list[asyncio.Task[Verdict]] = []
+        asked: list[asyncio.Task[Completion]] = []
+        started = time.perf_counter()
+        tokenized_before = trace.tokenize_s
+        try:
+            for start in range(0, len(comparisons), CHUNK):
+                prepared = await self._prepare(judge, comparisons[start : start + CHUNK], trace)
+                running += _launch(judge, prepared, ask, asked)
+            return [_isolated(outcome) for outcome in await asyncio.gather(*running, return_exceptions=True)]
+        finally:
+            for task in (*running, *asked):
+                task.cancel()
+            trace.engine_s += time.perf_counter() - started - (trace.tokenize_s - tokenized_before)
+
+    async def rank(
+        self,
+        judge: Judge,
+        prompt: Prompt,
+        responses: Sequence[Response],
+        options: RankOptions,
+        *,
+        salt: str | None = None,
+        trace: Trace,
+    ) -> tuple[Ranking, Usage]:
+        """Rank the responses of one prompt. Raises the first failed comparison: half a ranking is none."""
+        ranking, judged = await self._run_plan(judge, prompt, responses, options, salt, trace)
+        return ranking, _total(judged.values())
+
+    async def score_references(
+        self,
+        judge: Judge,
+        items: Sequence[tuple[Prompt, Response, Response]],
+        *,
+        salt: str | None = None,
+        trace: Trace,
+    ) -> list[Score | ServiceError]:
+        """Score each (prompt, response, reference) as P(response better than reference)."""
+        comparisons = [Comparison(prompt, response, reference) for prompt, response, reference in items]
+        outcomes = await self.compare(judge, comparisons, salt=salt, trace=trace)
+        return [outcome if isinstance(outcome, ServiceError) else _referenced(outcome) for outcome in outcomes]
+
+    async def score_singles(
+        self, judge: Judge, items: Sequence[tuple[Prompt, Response]], *, salt: str | None = None, trace: Trace
+    ) -> list[Score | ServiceError]:
+        """Raw rewards of a scalar judge."""
+        if not judge.is_scalar:
+            raise InvalidInput(f"Judge {judge.name} compares two responses; send a reference or a group for each item.")
+        scores = await asyncio.gather(*(self._score_one(judge, *item, salt) for item in items), return_exceptions=True)
+        return [_isolated(score) for score in scores]
+
+    async def score_groups(
+        self,
+        judge: Judge,
+        groups: Sequence[tuple[Prompt, tuple[Response, ...]]],
+        method: Literal["all_pairs", "pivot"] | None = None,
+        *,
+        salt: str | None = None,
+        trace: Trace,
+    ) -> list[tuple[Score, ...] | ServiceError]:
+        """Score each response by its mean win probability over its group; a failed comparison fails the group."""
+        options = RankOptions(method=method or "all_pairs")
+        jobs = [self._score_group(judge, prompt, responses, options, salt, trace) for prompt, responses in groups]
+        return [_isolated(outcome) for outcome in await asyncio.gather(*jobs, return_exceptions=True)]
+
+    def stream_rationales(
+        self,
+        judge: Judge,
+        comparison: Comparison,
+        *,
+        votes: int = 1,
+        stop_when_decided: bool = False,
+        salt: str | None = None,
+        trace: Trace,
+    ) -> AsyncIterator[RationaleText | Verdict]:
+        """Both orders' rationales as they are written, then the verdict. Raises as `compare` reports."""
+        return stream_judgment(judge, comparison, Ask(votes, stop_when_decided, salt))
+
+    async def _prepare(
+        self, judge: Judge, comparisons: Sequence[Comparison], trace: Trace
+    ) -> list[Prepared | ServiceError]:
+        started = time.perf_counter()
+        prepared = await asyncio.to_thread(_prepare_all, judge, comparisons)
+        trace.tokenize_s += time.perf_counter() - started
+        return prepared
+
+    async def _run_plan(
+        self,
+        judge: Judge,
+        prompt: Prompt,
+        responses: Sequence[Response],
+        options: RankOptions,
+        salt: str | None,
+        trace: Trace,
+    ) -> tuple[Ranking, dict[Pair, Verdict]]:
+        """Drive a ranking plan to its end, judging each batch of pairs it asks for."""
+        plan = make_plan(len(responses), options)
+        judged: dict[Pair, Verdict] = {}
+        try:
+            pairs = next(plan)
+            while True:
+                comparisons = [Comparison(prompt, responses[i], responses[j]) for i, j in pairs]
+                verdicts = _all_or_raise(await self.compare(judge, comparisons, salt=salt, trace=trace))
+                judged.update(zip(pairs, verdicts, strict=True))
+                pairs = plan.send([verdict.p_first for verdict in verdicts])
+        except StopIteration as done:
+            ranking: Ranking = done.value
+        share = sum(v.consistent for v in judged.values()) / len(judged) if judged else None
+        return replace(ranking, consistency=share), judged
+
+    async def _score_one(self, judge: Judge, prompt: Prompt, response: Response, salt: str | None) -> Score:
+        ids = await asyncio.to_thread(prepare_one, judge, prompt, response)
+        completion = await judge.engine.complete(scalar_request(judge, ids, salt))
+        return Score(
+            read_scalar(completion.score),
+            None,
+            None,
+            response_flags(judge, response.text, "response"),
+            completion.usage,
+        )
+
+    async def _score_group(
+        self,
+        judge: Judge,
+        prompt: Prompt,
+        responses: tuple[Response, ...],
+        options: RankOptions,
+        salt: str | None,
+        trace: Trace,
+    ) -> tuple[Score, ...]:
+        ranking, judged = await self._run_plan(judge, prompt, responses, options, salt, trace)
+        scores = [_group_score(result, responses[result.index], judge, judged) for result in ranking.results]
+        return (replace(scores[0], usage=_total(judged.values())), *scores[1:])  # usage once, on the first row
+
+
+def _prepare_all(judge: Judge, comparisons: Sequence[Comparison]) -> list[Prepared | ServiceError]:
+    """Runs in a worker thread. Texts repeated within the chunk (a group's) are inspected for flags once."""
+    memo: FlagMemo = {}
+    prepared: list[Prepared | ServiceError] = []
+    for comparison in comparisons:
+        try:
+            prepared.append(prepare(judge, comparison, memo))
+        except ServiceError as error:
+            prepared.append(error)
+    return prepared
+
+
+class _Started:
+    """A judgment whose first requests are known but not yet asked."""
+
+    def __init__(self, judge: Judge, item: Prepared | ServiceError, ask: Ask) -> None:
+        self.engine = judge.engine
+        self.asks: list[EngineRequest] = []
+        self.verdict: Verdict | None = None
+        self.error = item if isinstance(item, ServiceError) else None
+        if not isinstance(item, ServiceError):
+            self.steps = judgment(judge, item, ask)
+            try:
+                self.asks = next(self.steps)
+            except StopIteration as done:  # identical responses: nothing to ask
+                self.verdict = done.value
+
+    async def finish(self, first: Sequence[asyncio.Task[Completion]]) -> Verdict:
+        """Await the first completions and drive the judgment to its verdict; a failure aborts what is still asked."""
+        if self.error is not None:
+            raise self.error
+        if self.verdict is not None:
+            return self.verdict
+        try:
+            asks = self.steps.send(await _all(first))
+            while True:
+                tasks = [asyncio.ensure_future(self.engine.complete(request)) for request in asks]
+                asks = self.steps.send(await _all(tasks))
+        except StopIteration as done:
+            verdict: Verdict = done.value
+            return verdict
+
+
+def _launch(
+    judge: Judge,
+    prepared: Sequence[Prepared | ServiceError],
+    ask: Ask,
+    asked: list[asyncio.Task[Completion]],
+) -> list[asyncio.Task[Verdict]]:
+    """Start judging a chunk: first requests reach the engine sorted by their tokens, then each judgment goes on alone.
+
+    The first requests are noted in ``asked``: a judgment cancelled before it ran could not cancel them itself.
+    """
+    loop = asyncio.get_running_loop()
+    started = [_Started(judge, item, ask) for item in prepared]
+    slots = sorted(
+        ((i, j) for i, one in enumerate(started) for j in range(len(one.asks))),
+        key=lambda slot: started[slot[0]].asks[slot[1]].prompt_ids,
+    )
+    first = {(i, j): loop.create_task(judge.engine.complete(started[i].asks[j])) for i, j in slots}
+    asked.extend(first.values())
+    return [
+        loop.create_task(one.finish([first[i, j] for j in range(len(one.asks))])) for i, one in enumerate(started)
+    ]
+
+
+async def _all(tasks: Sequence[asyncio.Future[Completion]]) -> list[Completion]:
+    """Every completion in order; the first error, or a cancellation, cancels the rest."""
+    try:
+        return await asyncio.gather(*tasks)
+    finally:
+        for task in tasks:
+            task.cancel()
+
+
+def _isolated(outcome: T | BaseException) -> T | ServiceError:
+    """A result or an expected failure; anything else is a bug and is raised."""
+    if isinstance(outcome, BaseException) and not isinstance(outcome, ServiceError):
+        raise outcome
+    return outcome
+
+
+def _all_or_raise(outcomes: Sequence[Verdict | ServiceError]) -> list[Verdict]:
+    verdicts = []
+    for outcome in outcomes:
+        if isinstance(outcome, ServiceError):
+            raise outcome
+        verdicts.append(outcome)
+    return verdicts
+
+
+def _referenced(verdict: Verdict) -> Score:
+    """Score of the pair's first response; flags of its text are the response's, the reference's are left out."""
+    flags = tuple(replace(f, where="response") if f.where == "a" else f for f in verdict.flags if f.where != "b")
+    return Score(verdict.p_first, verdict.margin, verdict.consistent, flags, verdict.usage)
+
+
+def _group_score(
+    result: RankedResponse, response: Response, judge: Judge, judged: Mapping[Pair, Verdict]
+) -> Score:
+    """A response's place in its group: its win rate, its mean log-odds, and whether all its comparisons agree with
+    themselves in both orders."""
+    mine = [(v.margin, v) for (i, _), v in judged.items() if i == result.index]
+    mine += [(-v.margin, v) for (_, j), v in judged.items() if j == result.index]
+    margin = math.fsum(m for m, _ in mine) / len(mine)
+    flags = response_flags(judge, response.text, "response")
+    return Score(result.score, margin, all(v.consistent for _, v in mine), flags, Usage())
+
+
+def _total(verdicts: Iterable[Verdict]) -> Usage:
+    return sum((verdict.usage for verdict in verdicts), Usage())
