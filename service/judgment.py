@@ -98,9 +98,7 @@ def judgment(judge: Judge, prepared: Prepared, ask: Ask) -> Judgment:
 
 
 def label_request(judge: Judge, prompt_ids: tuple[int, ...], salt: str | None) -> EngineRequest:
-    return EngineRequest(
-        prompt_ids, "label", label_ids=judge.label_ids, adapter=judge.adapter, cache_salt=salt
-    )
+    return EngineRequest(prompt_ids, "label", label_ids=judge.label_ids, adapter=judge.adapter, cache_salt=salt)
 
 
 def scalar_request(judge: Judge, prompt_ids: tuple[int, ...], salt: str | None) -> EngineRequest:

@@ -28,7 +28,7 @@ from service.judgment import (
     response_flags,
     scalar_request,
 )
-from service.ranking.plans import Pair, RankOptions, make_plan
+from service.ranking.plans import PLANS, Goal, Method, Pair, RankTask
 from service.streaming import RationaleText, stream_judgment
 from service.types import (
     Comparison,
@@ -55,6 +55,22 @@ class Trace:
     queue_s: float = 0.0
     tokenize_s: float = 0.0
     engine_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class RankOptions:
+    """How to rank; the fields mean what `RankTask` says."""
+
+    method: Method = "auto"
+    goal: Goal = "order"
+    top_k: int | None = None
+    confidence: float = 0.95
+    max_comparisons: int | None = None
+    strengths: bool = True
+
+    def task(self, n: int) -> RankTask:
+        """Raises `InvalidInput` for options that do not fit ``n`` responses."""
+        return RankTask(n, self.goal, self.top_k, self.confidence, self.max_comparisons, strengths=self.strengths)
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,7 +180,7 @@ class Scorer:
         trace: Trace,
     ) -> list[tuple[Score, ...] | ServiceError]:
         """Score each response by its mean win probability over its group; a failed comparison fails the group."""
-        options = RankOptions(method=method or "all_pairs")
+        options = RankOptions(method or "all_pairs", strengths=False)
         jobs = [self._score_group(judge, prompt, responses, options, salt, trace) for prompt, responses in groups]
         return [_isolated(outcome) for outcome in await asyncio.gather(*jobs, return_exceptions=True)]
 
@@ -199,7 +215,7 @@ class Scorer:
         trace: Trace,
     ) -> tuple[Ranking, dict[Pair, Verdict]]:
         """Drive a ranking plan to its end, judging each batch of pairs it asks for."""
-        plan = make_plan(len(responses), options)
+        plan = PLANS[options.method](options.task(len(responses)))
         judged: dict[Pair, Verdict] = {}
         try:
             pairs = next(plan)
@@ -299,9 +315,7 @@ def _launch(
     )
     first = {(i, j): loop.create_task(judge.engine.complete(started[i].asks[j])) for i, j in slots}
     asked.extend(first.values())
-    return [
-        loop.create_task(one.finish([first[i, j] for j in range(len(one.asks))])) for i, one in enumerate(started)
-    ]
+    return [loop.create_task(one.finish([first[i, j] for j in range(len(one.asks))])) for i, one in enumerate(started)]
 
 
 async def _all(tasks: Sequence[asyncio.Future[Completion]]) -> list[Completion]:
@@ -335,9 +349,7 @@ def _referenced(verdict: Verdict) -> Score:
     return Score(verdict.p_first, verdict.margin, verdict.consistent, flags, verdict.usage)
 
 
-def _group_score(
-    result: RankedResponse, response: Response, judge: Judge, judged: Mapping[Pair, Verdict]
-) -> Score:
+def _group_score(result: RankedResponse, response: Response, judge: Judge, judged: Mapping[Pair, Verdict]) -> Score:
     """A response's place in its group: its win rate, its mean log-odds, and whether all its comparisons agree with
     themselves in both orders."""
     mine = [(v.margin, v) for (i, _), v in judged.items() if i == result.index]
