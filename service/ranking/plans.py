@@ -7,8 +7,8 @@ that show the same response first are neighbours and share its prefix in the eng
 
 One rule for ties everywhere: a duel at exactly 0.5 is won by, and equal scores are ranked by, the lower input index.
 
-Comparator sorts are not used: a judge is noisy and may have cycles (a > b > c > a), under which they end anywhere. Every
-plan here ends after a bounded number of comparisons with a permutation, whatever it is told.
+Comparator sorts are not used: a judge is noisy and may have cycles (a > b > c > a), under which they end anywhere.
+Every plan here ends after a bounded number of comparisons with a permutation, whatever it is told.
 """
 
 from __future__ import annotations
@@ -178,12 +178,12 @@ def linear(task: RankTask) -> Plan:
             break
         best = challenger if best in _losers(board, [(best, challenger)]) else best
     placed = [] if board.over_budget else [best]
-    finished = task.goal == "best" or task.places == 1 and task.goal == "top_k"
+    finished = task.goal == "best" or (task.goal == "top_k" and task.places == 1)
     return board.ranking(placed, mean_win_probabilities(board.wins), "decided" if finished else "complete")
 
 
 def auto(task: RankTask) -> Plan:
-    """All pairs up to `AUTO_ALL_PAIRS_MAX` responses; above, a knockout for the best or top k and a pivot for an order."""
+    """All pairs up to `AUTO_ALL_PAIRS_MAX` responses; above, a pivot for an order, else a knockout."""
     if task.n <= AUTO_ALL_PAIRS_MAX:
         return all_pairs(task)
     return pivot(task) if task.goal == "order" else knockout(task)

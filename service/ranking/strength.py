@@ -90,8 +90,9 @@ def _gradient(strengths: list[float], pairs: _Pairs) -> list[float]:
 def _information(strengths: list[float], pairs: _Pairs) -> list[list[float]]:
     """Negative Hessian [n, n] with the prior, where the common level of all strengths has information 1.
 
-    No pair observes that level, and the prior would leave it a huge variance. The level is an eigenvector of its own, so
-    this moves no solution of mean 0, keeps the matrix well conditioned and puts exactly 1/n everywhere in its inverse.
+    No pair observes that level, and the prior would leave it a huge variance. The level is an eigenvector of its own,
+    so this moves no solution of mean 0, keeps the matrix well conditioned and puts exactly 1/n everywhere in its
+    inverse.
     """
     n = len(strengths)
     information = [[(1.0 - PRIOR_PRECISION) / n] * n for _ in range(n)]

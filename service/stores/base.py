@@ -217,7 +217,10 @@ def check_commit(scores: Sequence[float], window: int) -> tuple[float, ...]:
 
 
 def advance(before: Queue | None, key: QueueKey, scores: tuple[float, ...], window: int) -> Queue:
-    """The queue after `scores` (checked) entered it; a new epoch when there was none. Raises `Conflict` for another window."""
+    """The queue after `scores` (checked) entered it, in a new epoch when there was none.
+
+    Raises `Conflict` for another window.
+    """
     if before is None:
         before = Queue(key, secrets.token_hex(8), window, 0, ())
     if before.window != window:
