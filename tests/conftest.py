@@ -1,0 +1,30 @@
+"""What every test may lean on. Fixtures that only one folder needs live in that folder's conftest."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+# Set before any test imports a library that reads it: no test may reach for a model hub or phone home.
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("TRANSFORMERS_OFFLINE", "1")
+os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="session")
+def root() -> Path:
+    """The repository root; tests run on the checkout, never on an installed copy."""
+    return ROOT
+
+
+@pytest.fixture(scope="session")
+def data_dir() -> Path:
+    """Public evaluation data, where ``GRAM_DATA_DIR`` names it. A test that asks for it says so when it is not there."""
+    named = os.environ.get("GRAM_DATA_DIR")
+    if not named or not Path(named).is_dir():
+        pytest.skip("needs public evaluation data: set GRAM_DATA_DIR to a folder that holds it")
+    return Path(named)
