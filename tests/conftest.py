@@ -15,6 +15,18 @@ os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
 ROOT = Path(__file__).resolve().parents[1]
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Scale of the property tests; `tests/support/properties.py` says what it multiplies."""
+    parser.addoption("--property-scale", type=float, help="property tests run 2 %% of their full counts times this")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Before any test module reads it; through the environment, so that worker processes see it as well."""
+    scale = config.getoption("--property-scale")
+    if scale is not None:
+        os.environ["PROPERTY_SCALE"] = str(scale)
+
+
 @pytest.fixture(scope="session")
 def root() -> Path:
     """The repository root; tests run on the checkout, never on an installed copy."""
