@@ -1,4 +1,4 @@
-"""The pipeline on the fake engine: both orders, exact complements, isolation of failures, prefix order, cancellation."""
+"""The pipeline on the fake engine: both orders, exact complements, isolated failures, prefix order, cancellation."""
 
 from __future__ import annotations
 
@@ -81,7 +81,8 @@ async def test_identical_responses_are_a_tie_and_the_engine_is_not_asked() -> No
     scorer = await started(judge)
     verdict = await verdict_of(scorer, judge, pair("Paris", "Paris"))
     assert (verdict.p_first, verdict.margin, verdict.preferred, verdict.label_mass) == (0.5, 0.0, "tie", None)
-    assert isinstance(judge.engine, FakeEngine) and judge.engine.calls == 0
+    assert isinstance(judge.engine, FakeEngine)
+    assert judge.engine.calls == 0
 
 
 async def test_a_label_verdict_averages_both_orders() -> None:
@@ -94,7 +95,8 @@ async def test_a_label_verdict_averages_both_orders() -> None:
     assert sorted((verdict.p_ab, 1 - verdict.p_ba)) == pytest.approx(sorted((sigmoid[1.0], sigmoid[2.0])))
     assert verdict.p_first == pytest.approx((sigmoid[1.0] + sigmoid[2.0]) / 2)
     assert verdict.margin == pytest.approx(1.5)
-    assert verdict.usage.comparisons == 1 and verdict.usage.prompt_tokens > 100
+    assert verdict.usage.comparisons == 1
+    assert verdict.usage.prompt_tokens > 100
 
 
 async def test_a_failed_item_is_its_error_and_leaves_the_others_alone() -> None:
@@ -105,7 +107,8 @@ async def test_a_failed_item_is_its_error_and_leaves_the_others_alone() -> None:
     scorer = await started(judge)
     pairs = [pair("Paris", "Rome"), pair("poison", "Rome"), pair("Lyon", "Lyon")]
     fine, failed, tie = await scorer.compare(judge, pairs, trace=Trace())
-    assert isinstance(fine, Verdict) and isinstance(tie, Verdict)
+    assert isinstance(fine, Verdict)
+    assert isinstance(tie, Verdict)
     assert isinstance(failed, NonFiniteScore)
 
 
@@ -113,7 +116,8 @@ async def test_a_dead_engine_fails_every_item_that_needs_it() -> None:
     judge = make_judge(options=FakeOptions(fault="die"))
     scorer = await started(judge)
     first, tie, last = await scorer.compare(judge, [pair("a", "b"), pair("c", "c"), pair("d", "e")], trace=Trace())
-    assert isinstance(first, EngineDead) and isinstance(last, EngineDead)
+    assert isinstance(first, EngineDead)
+    assert isinstance(last, EngineDead)
     assert isinstance(tie, Verdict)
 
 
@@ -123,8 +127,10 @@ async def test_a_prompt_that_does_not_fit_names_tokens_limit_and_field() -> None
     short, long = await scorer.compare(judge, [pair("a", "a"), pair("word " * 400, "b")], trace=Trace())
     assert isinstance(short, Verdict)
     assert isinstance(long, TokenLimitExceeded)
-    assert long.details["field"] == "response_a" and long.details["limit"] == 300
-    assert isinstance(judge.engine, FakeEngine) and judge.engine.calls == 0
+    assert long.details["field"] == "response_a"
+    assert long.details["limit"] == 300
+    assert isinstance(judge.engine, FakeEngine)
+    assert judge.engine.calls == 0
 
 
 async def test_a_rationale_that_never_ends_in_a_verdict_is_an_invalid_verdict() -> None:
@@ -171,7 +177,8 @@ async def test_stopping_early_skips_votes_that_cannot_change_the_answer() -> Non
     judge = make_judge("gram_r2", options)
     scorer = await started(judge)
     verdict = await verdict_of(scorer, judge, pair("Paris", "Rome"), votes=8, stop_when_decided=True)
-    assert verdict.votes is not None and verdict.votes.skipped > 0
+    assert verdict.votes is not None
+    assert verdict.votes.skipped > 0
     full = await verdict_of(scorer, judge, pair("Paris", "Rome"), votes=8)
     assert full.preferred == verdict.preferred == "a"
 
@@ -198,7 +205,8 @@ async def test_ranking_reports_usage_comparisons_and_consistency(method: str) ->
     ranking, usage = await scorer.rank(judge, QUESTION, responses, RankOptions(method), trace=Trace())  # type: ignore[arg-type]
     assert sorted(ranking.order) == list(range(5))
     assert usage.comparisons == ranking.comparisons
-    assert ranking.consistency is not None and 0.0 <= ranking.consistency <= 1.0
+    assert ranking.consistency is not None
+    assert 0.0 <= ranking.consistency <= 1.0
 
 
 async def test_one_failed_comparison_fails_the_ranking_and_its_group() -> None:
@@ -210,7 +218,8 @@ async def test_one_failed_comparison_fails_the_ranking_and_its_group() -> None:
     same = (Response("three"), Response("three"))
     failed, fine = await scorer.score_groups(judge, [(QUESTION, responses), (QUESTION, same)], trace=Trace())
     assert isinstance(failed, NonFiniteScore)
-    assert isinstance(fine, tuple) and [row.score for row in fine] == [0.5, 0.5]
+    assert isinstance(fine, tuple)
+    assert [row.score for row in fine] == [0.5, 0.5]
 
 
 async def test_group_scores_are_mean_win_rates_and_sum_to_half_the_group() -> None:
@@ -225,7 +234,8 @@ async def test_group_scores_are_mean_win_rates_and_sum_to_half_the_group() -> No
     others = [await verdict_of(scorer, judge, Comparison(QUESTION, responses[0], other)) for other in responses[2:]]
     expected = math.fsum(v.p_first for v in (first, *others)) / 5
     assert rows[0].score == pytest.approx(expected)
-    assert rows[0].usage.comparisons == 15 and rows[1].usage.comparisons == 0
+    assert rows[0].usage.comparisons == 15
+    assert rows[1].usage.comparisons == 0
 
 
 async def test_reference_scores_are_the_probability_of_beating_the_reference() -> None:
@@ -243,7 +253,9 @@ async def test_scalar_judges_score_single_responses_and_pairwise_ones_refuse() -
     short, long = await scorer.score_singles(
         judge, [(QUESTION, Response("Paris")), (QUESTION, Response("Paris " * 9))], trace=Trace()
     )
-    assert isinstance(short, Score) and isinstance(long, Score) and long.score > short.score
+    assert isinstance(short, Score)
+    assert isinstance(long, Score)
+    assert long.score > short.score
     with pytest.raises(InvalidInput):
         await Scorer([make_judge()]).score_singles(make_judge(), [(QUESTION, Response("Paris"))], trace=Trace())
 
@@ -261,7 +273,7 @@ async def test_choosing_a_judge() -> None:
 
 async def eventually(condition: Callable[[], bool]) -> None:
     async with asyncio.timeout(2):
-        while not condition():
+        while not condition():  # noqa: ASYNC110 - the engine double has no event to wait for
             await asyncio.sleep(0.01)
 
 
@@ -298,4 +310,5 @@ async def test_trace_says_where_the_time_went() -> None:
     scorer = await started(judge)
     trace = Trace()
     await scorer.compare(judge, [pair("Paris", "Rome")], trace=trace)
-    assert trace.tokenize_s > 0.0 and trace.engine_s >= 0.045
+    assert trace.tokenize_s > 0.0
+    assert trace.engine_s >= 0.045
