@@ -38,7 +38,7 @@ class Parsed:
 
 
 class PairwiseFamily(Protocol):
-    """A judge shown two responses at once, answering with one of two letters. Read-only, so frozen values satisfy it."""
+    """A judge shown two responses at once, answering with one of two letters. Read-only: families are frozen."""
 
     @property
     def name(self) -> str: ...
@@ -111,12 +111,12 @@ Family = PairwiseFamily | ScalarFamily
 
 
 def load_prompt(name: str) -> str:
-    """A prompt file, byte for byte (no newline translation: trailing spaces and missing final newlines are part of it)."""
+    """A prompt file, byte for byte: trailing spaces and missing final newlines are part of it."""
     return (files("service.judging") / "prompts" / f"{name}.txt").read_bytes().decode("utf-8")
 
 
 def fill(template: str, values: Mapping[str, str]) -> str:
-    """Substitute ``{name}`` placeholders in one pass, so that text which itself contains ``{response_b}`` stays text."""
+    """Substitute ``{name}`` placeholders in one pass, so that a text containing ``{response_b}`` stays text."""
     return _PLACEHOLDER.sub(lambda m: values[m.group(1)], template)
 
 
@@ -132,9 +132,9 @@ def conversation_text(prompt: Prompt, assistant_name: str = "Assistant") -> str:
 
 
 def read_labels(logprobs: tuple[float, ...]) -> OrderReading:
-    """Softmax over the two label log-probabilities of one order (the axis of GRAM's evaluation script, not of its demo).
+    """Softmax over the two label log-probabilities of one order: the axis of GRAM's evaluation script, not of its demo.
 
-    Raises `NonFiniteScore` for NaN or infinity, `InvalidInput` never: label ids are resolved at start-up.
+    Raises `NonFiniteScore` for NaN or infinity.
     """
     first, second = logprobs
     if not (math.isfinite(first) and math.isfinite(second)):
@@ -162,9 +162,10 @@ def sigmoid(x: float) -> float:
 
 
 def template_hash(family: Family, chat_template: str) -> str:
-    """Identity of everything around the user's text: family prompt, labels and the checkpoint's chat template (12 hex)."""
+    """Identity of all that surrounds the user's text: family prompt, labels, the chat template. 12 hex digits."""
     digest = hashlib.sha256()
-    for part in (family.name, family.template, family.template_text, chat_template):
+    labels = () if family.reads == "scalar" else family.labels
+    for part in (family.name, family.template, family.template_text, *labels, chat_template):
         digest.update(part.encode("utf-8") + b"\x00")
     return digest.hexdigest()[:12]
 

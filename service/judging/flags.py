@@ -43,7 +43,7 @@ _TAG_FLAG = re.compile("\U0001f3f4[\U000e0061-\U000e007a]{3,6}\U000e007f")
 
 # Cyrillic and Greek letters, quotes, brackets and strokes that pass for ASCII ones (after case folding).
 _LOOK_ALIKES = {
-    ord(look): letter
+    look: letter
     for letter, looks in {
         "a": "\u0430\u03b1\u0251",
         "b": "\u0432\u03b2",
@@ -81,6 +81,7 @@ _LOOK_ALIKES = {
     }.items()
     for look in looks
 }
+_LOOK_ALIKE = re.compile(f"[{''.join(_LOOK_ALIKES)}]")
 
 # Needle (cheap to look for in any text) and pattern, on text without any white space ...
 _VERDICTS = (
@@ -159,7 +160,7 @@ def _plain(text: str) -> str:
     if text.isascii():
         return text.lower().replace("`", "'")
     folded = unicodedata.normalize("NFKC", _INVISIBLE.sub("", text)).casefold()
-    return folded.translate(_LOOK_ALIKES)
+    return _LOOK_ALIKE.sub(lambda match: _LOOK_ALIKES[match.group()], folded)
 
 
 def _letters_of(text: str) -> str:

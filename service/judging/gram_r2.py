@@ -1,8 +1,8 @@
 """GRAM-R2 (AAAI 2026, arXiv 2509.02492): a rationale in a think block, then ``<answer>`` with the letter.
 
 Grammar of the released prompt: ``<think> Feedback: .. Comparision: .. Conclusion: .. </think> <answer> A </answer>``.
-"Comparision" is how the published prompt spells it; the reader accepts both spellings. The authors' batch script samples
-at temperature 0.75 with 2,048 new tokens.
+"Comparision" is how the published prompt spells it; the reader accepts both spellings. The authors' batch script
+samples at temperature 0.75 with 2,048 new tokens.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from service.types import Comparison, Message, Rendered
 
 _PROMPT = load_prompt("gram_r2")
 _ANSWER = re.compile(r"<answer>\s*([AB])\s*</answer>")
-_HEADER = re.compile(r"^[ \t]*(Feedback|Compari(?:s|si)on|Conclusion):[ \t]*", re.MULTILINE)
+_HEADER = re.compile(r"(?:^|<think>)[ \t]*(Feedback|Compari(?:s|si)on|Conclusion):[ \t]*", re.MULTILINE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,10 +62,12 @@ def write(feedback: str, comparison: str, conclusion: str, letter: Literal["A", 
 
 
 def _sections(text: str) -> dict[str, str]:
-    """The think block's three parts under the keys feedback, comparison, conclusion; absent parts are left out."""
-    thought = text.partition("</think>")[0].partition("<think>")
-    body = thought[2] if thought[1] else thought[0]
-    parts = _HEADER.split(body)[1:]
+    """The think block's three parts under the keys feedback, comparison, conclusion; absent parts are left out.
+
+    The block ends at the last ``</think>``, as for the verdict: a judge may quote one that a response contains.
+    """
+    thought = text.rpartition("</think>")[0] or text.partition("<answer>")[0]
+    parts = _HEADER.split(thought)[1:]
     names = ("comparison" if name.startswith("Compari") else name.lower() for name in parts[::2])
     return {name: value.strip() for name, value in zip(names, parts[1::2], strict=True)}
 

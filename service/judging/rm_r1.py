@@ -1,8 +1,8 @@
-"""RM-R1 (ICLR 2026, arXiv 2505.02387): Chain-of-Rubrics, then ``<answer>[[A]]</answer>`` or ``<answer>[[B]]</answer>``.
+"""RM-R1 (ICLR 2026, arXiv 2505.02387): Chain-of-Rubrics, then ``<answer>[[A]]</answer>`` (or B).
 
-Two published templates: ``instruct`` (a system prompt that first classifies the task as chat or reasoning, then asks for
-a rubric or an own solution) and ``reasoner`` (one user turn, for the DeepSeek-distilled models). Its training reward, its
-evaluation and its data filter each parse differently; here there is one reader.
+Two published templates: ``instruct`` (a system prompt that first classifies the task as chat or reasoning, then asks
+for a rubric or an own solution) and ``reasoner`` (one user turn, for the DeepSeek-distilled models). Its training
+reward, its evaluation and its data filter each parse differently; here there is one reader.
 """
 
 from __future__ import annotations
@@ -15,6 +15,11 @@ from service.judging.base import Parsed, anchored_verdict, conversation_text, fi
 from service.types import Comparison, Message, Prompt, Rendered, Response
 
 _SYSTEM = load_prompt("rm_r1_instruct_system")
+_USER = {
+    (template, multi): load_prompt(f"rm_r1_{template}_user{'_multi' if multi else ''}")
+    for template in ("instruct", "reasoner")
+    for multi in (False, True)
+}
 _ANSWER = re.compile(r"<answer>\s*\[\[([AB])\]\]\s*</answer>")
 _SECTION_TAGS = ("type", "rubric", "justify", "solution", "eval")
 
@@ -43,7 +48,7 @@ class RmR1:
     @property
     def template_text(self) -> str:
         system = _SYSTEM if self.template == "instruct" else ""
-        return system + _user_prompt(self.template, multi=False) + _user_prompt(self.template, multi=True)
+        return system + _USER[self.template, False] + _USER[self.template, True]
 
     def render(self, comparison: Comparison) -> Rendered:
         user = Message("user", _fill_user(self.template, comparison))
@@ -52,13 +57,6 @@ class RmR1:
     def parse(self, text: str) -> Parsed:
         verdict, label_at, conflicting = anchored_verdict(text, _ANSWER)
         return Parsed(verdict, label_at, conflicting, _sections(text))
-
-
-def _user_prompt(template: str, *, multi: bool) -> str:
-    return load_prompt(f"rm_r1_{template}_user{'_multi' if multi else ''}")
-
-
-_USER = {(t, multi): _user_prompt(t, multi=multi) for t in ("instruct", "reasoner") for multi in (False, True)}
 
 
 def _fill_user(template: str, comparison: Comparison) -> str:
@@ -80,8 +78,8 @@ def _whole_conversation(prompt: Prompt, response: Response, chatbot: str) -> str
 
 def _sections(text: str) -> dict[str, str]:
     """The tagged parts (the first of each), nested justify included; tags that are absent are left out."""
-    found = {tag: re.search(rf"<{tag}>(.*?)</{tag}>", text, re.DOTALL) for tag in _SECTION_TAGS}
-    return {tag: match.group(1).strip() for tag, match in found.items() if match}
+    found = ((tag, text.partition(f"<{tag}>")[2].partition(f"</{tag}>")) for tag in _SECTION_TAGS)
+    return {tag: inside.strip() for tag, (inside, closing, _) in found if closing}
 
 
 INSTRUCT = RmR1("instruct")
