@@ -1,11 +1,12 @@
 """Untrusted text to token ids, so that control tokens can come only from the chat template.
 
-The usual road (`apply_chat_template`, an engine's own chat call) turns a typed ``<|im_end|>`` into the control token, and
-``split_special_tokens`` neither covers added tokens that are not flagged special nor is safe between threads. Here the
-template is rendered once per shape of conversation with random marks in place of the contents; the result is cut at the
-control tokens, and the contents are put between the cuts and encoded by a tokenizer object that has no added tokens at all.
-User text never passes through the template, and a whole piece (template text + contents) is encoded at once, so the ids
-equal the usual road's on benign text: byte-pair merges at the edges included. `ChatTokenizer.self_test` checks that.
+The usual road (`apply_chat_template`, an engine's own chat call) turns a typed ``<|im_end|>`` into the control token,
+and ``split_special_tokens`` neither covers added tokens that are not flagged special nor is safe between threads. Here
+the template is rendered once per shape of conversation with random marks in place of the contents; the result is cut at
+the control tokens, and the contents are put between the cuts and encoded by a tokenizer object that knows no control
+token at all. User text never passes through the template, and a whole piece (template text + contents) is encoded at
+once, so the ids equal the usual road's on benign text: byte-pair merges at the edges included. `ChatTokenizer.self_test`
+checks that. Known limits: fast tokenizers only; tokenizers that put a dummy space before every piece fail the test.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import random
 import re
 import secrets
 import unicodedata
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Self
@@ -42,7 +43,7 @@ _RIGHT_TRIMS = {_RIGHT_EDGE: "", "\n ": "\n", "": None}
 
 @dataclass(frozen=True, slots=True)
 class _Slot:
-    """Where message ``index`` goes. ``left`` and ``right`` are the characters the template trims ("" none, None all space)."""
+    """Where message ``index`` goes. The template trims the characters ``left`` and ``right`` ("" none, None all space)."""
 
     index: int
     left: str | None = ""
@@ -96,23 +97,27 @@ class ChatTokenizer:
         self.chat_template: str = _chat_template(tokenizer, name)
         spec: dict[str, Any] = json.loads(tokenizer.backend_tokenizer.to_str())
         plain = {"post_processor": None, "truncation": None, "padding": None}
-        added = [_AddedToken(t["id"], t["content"], t["lstrip"], t["rstrip"]) for t in spec["added_tokens"]]
-        self._added = {token.content: token for token in added if token.content}
-        self.control_ids = frozenset(token.id for token in added)
+        layout = [token for token in spec["added_tokens"] if _is_layout(token)]
+        control = [token for token in spec["added_tokens"] if token["content"] and token not in layout]
+        self._added = {t["content"]: _AddedToken(t["id"], t["content"], t["lstrip"], t["rstrip"]) for t in control}
+        self.control_ids = frozenset(token.id for token in self._added.values())
         self.eos_id: int | None = tokenizer.eos_token_id
         # Two objects of our own: nobody else can change their settings while a request is being encoded.
         self._full = Tokenizer.from_str(json.dumps({**spec, **plain}))
-        self._stripped = Tokenizer.from_str(json.dumps({**spec, **plain, "added_tokens": []}))
+        self._stripped = Tokenizer.from_str(json.dumps({**spec, **plain, "added_tokens": layout}))
         longest_first = sorted(self._added, key=len, reverse=True)
         self._control_text = re.compile("|".join(map(re.escape, longest_first)) or r"(?!)")
         self._skeleton = lru_cache(maxsize=_SHAPES_KEPT)(self._build_skeleton)
-        for token in longest_first:
-            if not self.control_ids.isdisjoint(self._stripped.encode(token, add_special_tokens=False).ids):
-                raise StartupError(f"{name} turns the plain text of {token!r} into a control token; use another one.")
+        leaks = [text for text in longest_first if not self.control_ids.isdisjoint(self.encode_text(text))]
+        moved = [t["content"] for t in layout if self._stripped.token_to_id(t["content"]) != t["id"]]
+        if leaks or moved:
+            raise StartupError(
+                f"{name} cannot tell {(leaks + moved)[0]!r} as text from the token; use another checkpoint."
+            )
 
     @classmethod
     def load(cls, path: str, *, revision: str | None = None) -> Self:
-        """From a checkpoint directory or hub id; never runs code that comes with a checkpoint. Raises `StartupError`."""
+        """From a checkpoint directory or hub id, whose code is never run. Raises `StartupError`."""
         try:
             tokenizer = AutoTokenizer.from_pretrained(path, revision=revision, use_fast=True, trust_remote_code=False)
         except Exception as error:  # the libraries below raise anything, plain Exception included, for a broken file
@@ -270,7 +275,7 @@ class ChatTokenizer:
         generation_prompt: bool,
         enable_thinking: bool | None,
     ) -> tuple[list[str], list[int]]:
-        """Template text around the contents (one more than messages) and the message index of each content, in text order."""
+        """Template texts around the contents (one more than messages), and the message index of each content, in order."""
         messages = [Message(role, content) for role, content in zip(roles, contents, strict=True)]
         text = self._template(messages, generation_prompt, enable_thinking, tokenize=False)
         parts = re.split(f"({'|'.join(marks)})", text)
@@ -307,6 +312,11 @@ def _chat_template(tokenizer: PreTrainedTokenizerBase, name: str) -> str:
         return str(tokenizer.get_chat_template())
     except ValueError as error:
         raise StartupError(f"{name} has no chat template; add chat_template.jinja to the checkpoint.") from error
+
+
+def _is_layout(token: Mapping[str, Any]) -> bool:
+    """Some vocabularies add runs of white space as tokens: ordinary text, which must stay so (Gemma, GPT-NeoX)."""
+    return not token["special"] and bool(token["content"]) and not token["content"].strip(_SPACES + "\u2581")
 
 
 def _slots(order: Sequence[int], gaps: Sequence[str], edged_gaps: Sequence[str]) -> list[_Slot]:
