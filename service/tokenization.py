@@ -5,7 +5,7 @@ and ``split_special_tokens`` neither covers added tokens that are not flagged sp
 the template is rendered once per shape of conversation with random marks in place of the contents; the result is cut at
 the control tokens, and the contents are put between the cuts and encoded by a tokenizer object that knows no control
 token at all. User text never passes through the template, and a whole piece (template text + contents) is encoded at
-once, so the ids equal the usual road's on benign text: byte-pair merges at the edges included. `ChatTokenizer.self_test`
+once, so the ids equal the usual road's on benign text: byte-pair merges at the edges included. `self_test`
 checks that. Known limits: fast tokenizers only; tokenizers that put a dummy space before every piece fail the test.
 """
 
@@ -43,7 +43,7 @@ _RIGHT_TRIMS = {_RIGHT_EDGE: "", "\n ": "\n", "": None}
 
 @dataclass(frozen=True, slots=True)
 class _Slot:
-    """Where message ``index`` goes. The template trims the characters ``left`` and ``right`` ("" none, None all space)."""
+    """Where message ``index`` goes. The template trims ``left`` and ``right`` ("": nothing, None: all space)."""
 
     index: int
     left: str | None = ""
@@ -275,7 +275,7 @@ class ChatTokenizer:
         generation_prompt: bool,
         enable_thinking: bool | None,
     ) -> tuple[list[str], list[int]]:
-        """Template texts around the contents (one more than messages), and the message index of each content, in order."""
+        """Template texts around the contents, one more than there are, and each content's message index."""
         messages = [Message(role, content) for role, content in zip(roles, contents, strict=True)]
         text = self._template(messages, generation_prompt, enable_thinking, tokenize=False)
         parts = re.split(f"({'|'.join(marks)})", text)
