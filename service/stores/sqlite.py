@@ -189,8 +189,8 @@ class SqliteStore:
     def _transaction(self) -> Iterator[sqlite3.Connection]:
         """One atomic change: the write lock first, all or nothing at the end, whatever is raised inside."""
         db = self._connection()
-        db.execute("BEGIN IMMEDIATE")
         try:
+            db.execute("BEGIN IMMEDIATE")
             yield db
             db.execute("COMMIT")
         except BaseException:
