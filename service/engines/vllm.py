@@ -61,6 +61,8 @@ ABORTED = "The engine stopped this request before it was done; try it again."
 # Larger blocks share less: with blocks of 128 a common prefix of 223 tokens gave 127 cached ones.
 CPU_BLOCK_SIZE = 32
 CPU_KV_CACHE_BYTES = 512 * 2**20
+# At close nothing is left to finish; a process that does not end by then is killed.
+CLOSE_S = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,13 +123,18 @@ def _cpu_arguments(options: VllmOptions) -> dict[str, Any]:
     cpus, flags = read_cpu()
     ranks = options.tensor_parallel_size * options.pipeline_parallel_size * options.data_parallel_size
     plan = choose_cpu_plan(cpus, flags, options.dtype, ranks)
+    eager = options.enforce_eager is not False
     os.environ["VLLM_CPU_OMP_THREADS_BIND"] = plan.threads_bind
+    if eager:
+        # vLLM compiles one sampler function even in eager mode. Where there is no C++ compiler that kills the engine at
+        # its first label read; where there is one it costs that read 14 s and gains nothing measurable.
+        os.environ["TORCHDYNAMO_DISABLE"] = "1"
     return {
         "dtype": plan.dtype,
         "max_num_batched_tokens": options.max_num_batched_tokens or 4096,
         "block_size": options.block_size or CPU_BLOCK_SIZE,
         "kv_cache_memory_bytes": options.kv_cache_bytes or CPU_KV_CACHE_BYTES,
-        "enforce_eager": options.enforce_eager is not False,
+        "enforce_eager": eager,
     }
 
 
@@ -172,27 +179,34 @@ class VllmEngine:
         return self._meter.progress
 
     async def start(self) -> None:
-        """Takes about 40 s on two cores, in a thread. Freezes the garbage collector's view of what exists afterwards:
-        full collections over vLLM's objects otherwise stall requests by 100 ms and more."""
+        """Takes 15 to 40 s on two cores, in a thread, and ends with a first answer, so that no caller waits for one.
+
+        Freezes what the garbage collector sees: full collections over vLLM's objects stall requests by 100 ms and more.
+        """
         _require_model(self.options)
         try:
             llm = await asyncio.to_thread(self._build)
             self._llm = llm
             for lora in self._loras.values():
                 await llm.add_lora(lora)
-        except ServiceError:
-            raise
+            self._info = self._describe(llm)
+            await self._warm_up()
         except Exception as error:
             await self.close()
+            if isinstance(error, StartupError):
+                raise
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
             message = f"vLLM could not load {self.options.model}; correct the model or the engine settings ({reason})."
             raise StartupError(message) from error
-        self._info = self._describe(llm)
-        if self.options.runner == "pooling" and llm.model_config.hf_config.num_labels != 1:
-            await self.close()
-            raise StartupError(f"{self.options.model} has more than one output; a scalar judge needs exactly one.")
         gc.collect()
         gc.freeze()
+
+    async def _warm_up(self) -> None:
+        if "scalar" in self._tasks:
+            await self.complete(EngineRequest((0, 1), "scalar"))
+            return
+        await self.complete(EngineRequest((0, 1), "label", label_ids=(0, 1)))
+        await self.complete(EngineRequest((0, 1), "generate", max_tokens=2, temperature=1.0))
 
     def _build(self) -> AsyncLLM:
         # Without spawn vLLM may fork, and a fork of a process with threads can deadlock. Statistics stay at home.
@@ -204,6 +218,8 @@ class VllmEngine:
 
     def _describe(self, llm: AsyncLLM) -> EngineInfo:
         config, path = llm.model_config, Path(self.options.model)
+        if "scalar" in self._tasks and config.hf_config.num_labels != 1:
+            raise StartupError(f"{self.options.model} has several outputs; a scalar judge needs a head with one.")
         version = self.options.weight_version or (fingerprint_weights(path) if path.is_dir() else self.options.model)
         return EngineInfo(
             engine="vllm",
@@ -259,7 +275,9 @@ class VllmEngine:
         # vLLM leaves requests that are in flight at shutdown hanging or cut; an abort ends each one, as an error.
         with suppress(EngineDeadError):
             await self._llm.abort(list(self._llm.output_processor.request_states), internal=True)
-        await asyncio.to_thread(self._llm.shutdown, self.options.shutdown_timeout_s)
+        if self._llm.output_handler is not None:
+            self._llm.output_handler.cancel()  # else it reports the end of its engine as a crash
+        await asyncio.to_thread(self._llm.shutdown, CLOSE_S)
         if self._metrics:
             self._metrics.unregister()
 
@@ -313,10 +331,10 @@ class _EngineMetrics:
         self._registry = registry
         self._created: list[MetricWrapperBase] = []
 
-        class PerfMetrics(PerfMetricsProm):
+        class PerfMetrics(PerfMetricsProm):  # type: ignore[misc]  # vLLM is not type-checked
             _counter_cls = self._ours(Counter)
 
-        class StatLogger(PrometheusStatLogger):
+        class StatLogger(PrometheusStatLogger):  # type: ignore[misc]
             _gauge_cls = self._ours(Gauge)
             _counter_cls = self._ours(Counter)
             _histogram_cls = self._ours(Histogram)
