@@ -1,0 +1,252 @@
+"""What only a file can suffer: several processes, kills, locks, damage, foreign content."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import random
+import sqlite3
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from service.errors import StartupError, StoreUnavailable
+from service.normalization import window_stats
+from service.stores.base import IdempotencyRecord, QueueKey
+from service.stores.sqlite import SCHEMA_VERSION, SqliteStore
+from tests.support.properties import examples
+from tests.support.store_writer import KEY, WINDOW
+
+Line = dict[str, Any]
+
+
+def writer(root: Path, path: Path, seed: int, commits: int) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "tests.support.store_writer", str(path), str(seed), str(commits)]
+    return subprocess.Popen(command, cwd=root, stdout=subprocess.PIPE, text=True)
+
+
+def acknowledged(output: str) -> list[Line]:
+    """The complete lines that report a reply; a killed process may have cut its last line."""
+    lines = [json.loads(line) for line in output.splitlines(keepends=True) if line.endswith("\n")]
+    return [line for line in lines if "seq" in line]
+
+
+def replay(lines: list[Line]) -> list[float]:
+    """All scores in seq order, once seq has no gap and no double and every statistic is that of its window."""
+    history: list[float] = []
+    for line in sorted(lines, key=lambda line: line["seq"]):
+        assert line["seq"] == [len(history) + 1, len(history) + len(line["scores"])]
+        history += line["scores"]
+        stats = window_stats(history[-WINDOW:])
+        assert line["stats"] == [stats.count, stats.mean, stats.std]
+    return history
+
+
+async def open_store(path: Path, busy_timeout_s: float = 5.0) -> SqliteStore:
+    store = SqliteStore(path, busy_timeout_s=busy_timeout_s)
+    await store.start()
+    return store
+
+
+@pytest.mark.slow
+def test_four_processes_lose_and_double_nothing(root: Path, tmp_path: Path) -> None:
+    """4 processes x 200 commits, started together on no file at all (more with the property scale)."""
+    commits = max(200, examples(5_000))
+    path = tmp_path / "rewards.sqlite"
+    writers = [writer(root, path, seed, commits) for seed in range(4)]
+    outputs = [process.communicate(timeout=110)[0] for process in writers]
+    assert [process.returncode for process in writers] == [0] * 4
+    lines = [line for output in outputs for line in acknowledged(output)]
+    assert len(lines) == 4 * commits
+    assert len({line["epoch"] for line in lines}) == 1
+    history = replay(lines)
+    assert asyncio.run(recovered(path)) == (len(history), tuple(history[-WINDOW:]))
+
+
+@pytest.mark.slow
+def test_a_killed_writer_leaves_whole_commits(root: Path, tmp_path: Path) -> None:
+    """kill -9 at random moments: everything acknowledged is there, nothing unsent, no half batch."""
+    path, generator = tmp_path / "rewards.sqlite", random.Random(1)
+    acked: list[Line] = []
+    for kill in range(examples(200)):
+        process = writer(root, path, kill, 1_000_000)
+        assert process.stdout is not None
+        first = process.stdout.readline()  # it is connected and sends its first batch
+        time.sleep(generator.uniform(0.0, 0.2))
+        process.kill()
+        output = first + process.communicate()[0]
+        acked += acknowledged(output)
+        seq_last, scores = asyncio.run(recovered(path))
+        count = sum(len(line["scores"]) for line in acked)
+        if seq_last != count:  # the one commit whose reply the kill kept from being printed
+            unanswered = last_sent(output)
+            assert seq_last == count + len(unanswered)
+            stats = window_stats(scores)
+            line = {"seq": [count + 1, seq_last], "stats": [stats.count, stats.mean, stats.std]}
+            acked.append(line | {"scores": unanswered})
+        assert scores == tuple(replay(acked)[-WINDOW:])
+    assert len(acked) > 20
+
+
+async def recovered(path: Path) -> tuple[int, tuple[float, ...]]:
+    """``seq_last`` and scores of the shared queue, from a store opened anew that also takes writes."""
+    store = await open_store(path)
+    queue = await store.get(KEY)
+    await store.ping()
+    await store.close()
+    return (0, ()) if queue is None else (queue.seq_last, queue.scores)
+
+
+def last_sent(output: str) -> list[float]:
+    lines = [json.loads(line) for line in output.splitlines(keepends=True) if line.endswith("\n")]
+    return [line["sending"] for line in lines if "sending" in line][-1]
+
+
+async def test_a_lock_held_elsewhere_is_unavailable_then_over(tmp_path: Path) -> None:
+    store = await open_store(tmp_path / "rewards.sqlite", busy_timeout_s=0.05)
+    await store.commit(KEY, [0.5], WINDOW)
+    other = sqlite3.connect(tmp_path / "rewards.sqlite", isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    with pytest.raises(StoreUnavailable):
+        await store.commit(KEY, [0.7], WINDOW)
+    with pytest.raises(StoreUnavailable):
+        await store.ping()
+    state = await store.peek(KEY)  # reading needs no lock
+    assert state is not None
+    assert state.seq_last == 1
+    other.execute("ROLLBACK")
+    other.close()
+    assert (await store.commit(KEY, [0.7], WINDOW)).seq_first == 2
+    await store.close()
+
+
+async def test_waiting_for_a_lock_does_not_stop_the_event_loop(tmp_path: Path) -> None:
+    store = await open_store(tmp_path / "rewards.sqlite")
+    other = sqlite3.connect(tmp_path / "rewards.sqlite", isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    commit = asyncio.create_task(store.commit(KEY, [0.5], WINDOW))
+    for _ in range(20):
+        await asyncio.sleep(0.005)
+    assert not commit.done()
+    other.execute("ROLLBACK")
+    other.close()
+    assert (await commit).seq_last == 1
+    await store.close()
+
+
+async def test_a_cancelled_commit_is_known_by_its_record(tmp_path: Path) -> None:
+    store = await open_store(tmp_path / "rewards.sqlite")
+    record = IdempotencyRecord("key", "body")
+    commit = asyncio.create_task(store.commit(KEY, [0.5], WINDOW, record))
+    await asyncio.sleep(0)
+    commit.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await commit
+    await store.commit(KEY, [0.5], WINDOW, record)
+    state = await store.peek(KEY)
+    assert state is not None
+    assert state.seq_last == 1
+    await store.close()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "UPDATE queues SET scores = zeroblob(length(scores))",
+        "UPDATE queues SET scores = substr(scores, 1, 8)",
+        "UPDATE queues SET scores = CAST(scores || scores AS BLOB)",
+    ],
+)
+async def test_damaged_scores_are_never_read(tmp_path: Path, change: str) -> None:
+    store = await open_store(tmp_path / "rewards.sqlite")
+    other_key = QueueKey("other", "demo", "v1", "t1", "group")
+    await store.commit(other_key, [0.5], WINDOW)
+    await store.commit(KEY, [0.25, 0.5], WINDOW)
+    other = sqlite3.connect(tmp_path / "rewards.sqlite", isolation_level=None)
+    other.execute(change + " WHERE name = 'shared'")
+    other.close()
+    for call in (store.peek(KEY), store.commit(KEY, [0.5], WINDOW), store.export(KEY)):
+        with pytest.raises(StoreUnavailable, match="damaged"):
+            await call
+    assert (await store.commit(other_key, [0.5], WINDOW)).seq_last == 2
+    assert await store.delete(KEY)
+    assert (await store.commit(KEY, [0.5], WINDOW)).seq_first == 1
+    await store.close()
+
+
+async def test_a_corrupt_file_is_unavailable_not_a_number(tmp_path: Path) -> None:
+    path = tmp_path / "rewards.sqlite"
+    store = await open_store(path)
+    for number in range(200):
+        await store.commit(QueueKey(f"queue {number}", "demo", "v1", "t1", "group"), [0.5] * 50, WINDOW)
+    await store.close()
+    content = bytearray(path.read_bytes())
+    content[4096:] = b"\xa5" * (len(content) - 4096)
+    path.write_bytes(content)
+    store = await open_store(path)
+    with pytest.raises(StoreUnavailable):
+        await store.list_queues()
+    with pytest.raises(StoreUnavailable):
+        await store.commit(KEY, [0.5], WINDOW)
+    await store.close()
+
+
+@pytest.mark.parametrize("content", ["text", "foreign tables", "a later version"])
+async def test_a_file_that_is_no_store_stops_the_start(tmp_path: Path, content: str) -> None:
+    path = tmp_path / "rewards.sqlite"
+    if content == "text":
+        path.write_text("not a database " * 1_000)
+    else:
+        db = sqlite3.connect(path)
+        db.execute("CREATE TABLE theirs (x)")
+        if content == "a later version":
+            db.execute(f"PRAGMA user_version = {SCHEMA_VERSION + 1}")
+        db.commit()
+        db.close()
+    store = SqliteStore(path)
+    with pytest.raises(StartupError, match="store"):
+        await store.start()
+    await store.close()
+
+
+async def test_a_folder_that_cannot_be_made_stops_the_start(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    store = SqliteStore(tmp_path / "file" / "rewards.sqlite")
+    with pytest.raises(StartupError, match=r"store\.path"):
+        await store.start()
+    await store.close()
+
+
+async def test_a_store_that_was_not_started_says_so(tmp_path: Path) -> None:
+    store = SqliteStore(tmp_path / "rewards.sqlite")
+    with pytest.raises(StoreUnavailable):
+        await store.commit(KEY, [0.5], WINDOW)
+    await store.close()
+
+
+async def test_a_full_disk_is_unavailable_and_changes_nothing(tmp_path: Path) -> None:
+    store = await open_store(tmp_path / "rewards.sqlite")
+    await store.commit(KEY, [0.5], WINDOW)
+    before = await store.export(KEY)
+    await store._run(
+        lambda: store._connection().execute("PRAGMA max_page_count = 1").close()
+    )  # SQLite keeps what it has
+    record = IdempotencyRecord("key", "body", b"x" * 1_000_000)
+    with pytest.raises(StoreUnavailable):
+        await store.commit(KEY, [0.7], WINDOW, record)
+    assert await store.export(KEY) == before
+    assert await store.begin("key", "body") is None
+    await store.close()
+
+
+async def test_a_clean_close_leaves_one_file(tmp_path: Path) -> None:
+    """Nothing but the database: the log is folded in, so the file can be copied as a backup."""
+    store = await open_store(tmp_path / "rewards.sqlite")
+    await store.commit(KEY, [0.5], WINDOW)
+    await store.close()
+    assert os.listdir(tmp_path) == ["rewards.sqlite"]
