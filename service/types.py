@@ -13,6 +13,8 @@ Label = Literal["a", "b", "invalid"]
 Order = Literal["ab", "ba"]
 Preferred = Literal["a", "b", "tie"]
 Where = Literal["prompt", "a", "b", "response", "rationale"]
+Scope = Literal["score", "queue", "admin", "metrics"]
+"""What a key may be used for."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,166 @@
+"""Who gets in and for how long: a bounded number of engine prompts, deadlines, departed callers, shutdown.
+
+Overload is refused at once, before any tokenization, with the seconds after which trying again is sensible. Everything
+that ends a request early cancels its task; engines abort the work of cancelled tasks.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import time
+from collections import deque
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import aclosing, asynccontextmanager, contextmanager
+from typing import TypeVar
+
+from service.errors import DeadlineExceeded, Draining, Overloaded, ServiceError
+
+T = TypeVar("T")
+
+RATE_WINDOW_S = 30.0
+MAX_RETRY_AFTER_S = 30
+
+
+class ClientGone(Exception):  # noqa: N818
+    """The caller closed the connection; nobody will read an answer."""
+
+
+class _Running:
+    """One request under its deadline; ``reason`` replaces the deadline as the error when it is stopped early."""
+
+    def __init__(self, timer: asyncio.Timeout) -> None:
+        self.timer = timer
+        self.reason: ServiceError | None = None
+
+    def stop(self, reason: ServiceError, after_s: float = 0.0) -> None:
+        at = asyncio.get_running_loop().time() + after_s
+        when = self.timer.when()
+        if not self.timer.expired() and (when is None or at < when):
+            self.reason = reason
+            self.timer.reschedule(at)
+
+
+class Admission:
+    """Bounds the prompts inside the service and watches every request's time. Lives on one event loop."""
+
+    def __init__(self, max_prompts: int, clock: Callable[[], float] = time.monotonic) -> None:
+        self._max_prompts = max_prompts
+        self._clock = clock
+        self._held = 0
+        self._finished: deque[tuple[float, int]] = deque()
+        self._running: set[_Running] = set()
+        self._draining = False
+
+    @property
+    def held(self) -> int:
+        """Engine prompts of the requests inside."""
+        return self._held
+
+    @property
+    def running(self) -> int:
+        """Requests inside."""
+        return len(self._running)
+
+    @property
+    def is_draining(self) -> bool:
+        return self._draining
+
+    @contextmanager
+    def prompts(self, count: int) -> Iterator[None]:
+        """Hold room for `count` engine prompts. A request larger than all the room gets in when nothing else is inside.
+
+        Raises `Overloaded` with ``retry_after_s``.
+        """
+        if self._held and self._held + count > self._max_prompts:
+            wait = self._retry_after_s()
+            raise Overloaded("The service is at its limit of waiting prompts; try again later.", retry_after_s=wait)
+        self._held += count
+        try:
+            yield
+        finally:
+            self._held -= count
+            self._finished.append((self._clock(), count))
+
+    @asynccontextmanager
+    async def deadline(self, seconds: float) -> AsyncIterator[None]:
+        """Around one request. Raises `DeadlineExceeded`, `Draining`, or what `stop_all` was given."""
+        if self._draining:
+            raise Draining("The service is shutting down; send this to another replica.", retry_after_s=1)
+        running: _Running | None = None
+        try:
+            async with asyncio.timeout(seconds) as timer:
+                running = _Running(timer)
+                self._running.add(running)
+                yield
+        except TimeoutError as error:
+            if running is None or not running.timer.expired():
+                raise
+            message = "The deadline passed before the answer was ready; allow more time or ask for less at once."
+            raise running.reason or DeadlineExceeded(message) from error
+        finally:
+            if running is not None:
+                self._running.discard(running)
+
+    def drain(self, seconds: float) -> None:
+        """Refuse new requests from now on; those inside have `seconds` left."""
+        self._draining = True
+        for running in self._running:
+            running.stop(Draining("The service is shutting down; try another replica.", retry_after_s=1), seconds)
+
+    def stop_all(self, reason: ServiceError) -> None:
+        """End every request inside with `reason`, now."""
+        for running in self._running:
+            running.stop(reason)
+
+    def _retry_after_s(self) -> int:
+        """Seconds until what is inside has passed, at the recent rate."""
+        now = self._clock()
+        while self._finished and self._finished[0][0] < now - RATE_WINDOW_S:
+            self._finished.popleft()
+        rate = sum(count for _, count in self._finished) / RATE_WINDOW_S
+        return min(MAX_RETRY_AFTER_S, max(1, math.ceil(self._held / rate))) if rate else 5
+
+
+async def unless_gone(gone: Awaitable[None], work: Awaitable[T]) -> T:
+    """The result of `work`. It is cancelled as soon as `gone` returns (raises `ClientGone`) or the caller is cancelled.
+
+    Returns only when the cancelled work has ended, so that whatever it held is free again.
+    """
+    worker, watcher = asyncio.ensure_future(work), asyncio.ensure_future(gone)
+    try:
+        await asyncio.wait({worker, watcher}, return_when=asyncio.FIRST_COMPLETED)
+        if not worker.done():
+            raise ClientGone
+        return worker.result()
+    finally:
+        for task in (worker, watcher):
+            task.cancel()
+        await asyncio.gather(worker, watcher, return_exceptions=True)
+
+
+async def pumped(source: AsyncGenerator[T, None], size: int = 64) -> AsyncGenerator[T, None]:
+    """The items of `source`, which runs in one task of its own, at most `size` items ahead.
+
+    A stream's first item is awaited by the handler and the rest by the response, in different tasks; deadlines inside
+    the source need one. Closing this closes the source.
+    """
+    items: asyncio.Queue[T | None] = asyncio.Queue(size)
+
+    async def fill() -> None:
+        try:
+            async with aclosing(source):
+                async for item in source:
+                    await items.put(item)
+        finally:
+            if not (task := asyncio.current_task()) or not task.cancelling():
+                await items.put(None)
+
+    filler = asyncio.create_task(fill())
+    try:
+        while (item := await items.get()) is not None:
+            yield item
+        await filler
+    finally:
+        filler.cancel()
+        await asyncio.gather(filler, return_exceptions=True)

@@ -1,0 +1,251 @@
+"""The application: wiring, start and stop, and the one table from error to HTTP status."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError, ResponseValidationError
+from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
+from starlette.responses import Response
+
+from service import errors
+from service.admission import Admission, ClientGone
+from service.auth import ApiKey, Authenticator
+from service.context import Gate, Service
+from service.engines.base import Engine
+from service.errors import BodyTooLarge, InternalError, InvalidInput, InvalidJson, NotFound, ServiceError
+from service.health import Health
+from service.metrics import Metrics
+from service.middleware import CLIENT_GONE, CallMiddleware, too_large
+from service.rewards import RewardDesk
+from service.routes import compare, health, models, queues, rank, rationale, score
+from service.schemas.replies import ErrorDetail, ErrorReply
+from service.schemas.requests import SHAPE_TAGS
+from service.scoring import Scorer
+from service.settings import Settings
+from service.startup import (
+    build_judges,
+    load_manifest,
+    load_tokenizer,
+    pick_engine,
+    pick_store,
+    plan_judges,
+    self_test,
+)
+from service.stores.base import RewardStore
+
+log = logging.getLogger("gram.app")
+
+TITLE = "Reward scoring service"
+
+STATUS: dict[type[ServiceError], int] = {
+    errors.ServiceError: 500,
+    errors.BadRequest: 400,
+    errors.InvalidJson: 400,
+    errors.InvalidInput: 422,
+    errors.TokenLimitExceeded: 422,
+    errors.UnsupportedMediaType: 415,
+    errors.BodyTooLarge: 413,
+    errors.NotFound: 404,
+    errors.UnknownJudge: 404,
+    errors.Conflict: 409,
+    errors.AuthError: 401,
+    errors.Unauthenticated: 401,
+    errors.Forbidden: 403,
+    errors.JudgmentFailed: 502,
+    errors.InvalidVerdict: 502,
+    errors.NonFiniteScore: 502,
+    errors.LowLabelMass: 502,
+    errors.Unavailable: 503,
+    errors.Overloaded: 503,
+    errors.Draining: 503,
+    errors.EngineDead: 503,
+    errors.StoreUnavailable: 503,
+    errors.DeadlineExceeded: 504,
+    errors.StartupError: 500,
+    errors.InternalError: 500,
+    errors.ControlTokenViolation: 500,
+}
+"""Every class of `service.errors`; a test compares the two."""
+
+ERROR_RESPONSES: dict[int | str, dict[str, Any]] = {
+    "4XX": {"model": ErrorReply, "description": "The caller can fix it."},
+    "5XX": {"model": ErrorReply, "description": "The service could not answer; `retryable` says whether to try again."},
+}
+
+
+def build_app(settings: Settings, engine: Engine | None = None, store: RewardStore | None = None) -> FastAPI:
+    """The application for `settings`; `engine` and `store` replace the configured ones (neither is started yet).
+
+    Its lifespan raises `StartupError` where the service must not start.
+    """
+    metrics = Metrics()
+    keys = [ApiKey(key.id, key.sha256, key.scopes) for key in settings.auth.keys]
+    secret = settings.auth.secret.get_secret_value() if settings.auth.secret else None
+    gate = Gate(settings, Authenticator(keys, secret), Admission(settings.limits.max_prompts), metrics)
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        async with running(gate, engine, store) as service:
+            app.state.service = service
+            yield
+
+    app = FastAPI(
+        title=TITLE,
+        summary="Generative reward models as rewards for RLHF.",
+        version="0.1.0",
+        lifespan=lifespan,
+        docs_url=None,
+        redoc_url=None,
+        openapi_url=None,
+        redirect_slashes=False,
+        responses=ERROR_RESPONSES,
+    )
+    app.state.gate = gate
+    for router in (
+        *(compare.router, rank.router, rationale.router, score.router, models.router),
+        *(queues.router, queues.admin, health.probes, health.metrics, health.description),
+    ):
+        app.include_router(router)
+    limit = settings.limits.max_body_bytes
+    app.add_middleware(CallMiddleware, metrics=metrics, max_body_bytes=limit, refuse=error_reply)
+    _add_error_handlers(app, limit)
+    return app
+
+
+@asynccontextmanager
+async def running(gate: Gate, engine: Engine | None, store: RewardStore | None) -> AsyncIterator[Service]:
+    """Start everything in order and stop it in reverse, also when a later step of the start fails."""
+    settings = gate.settings
+    manifest = load_manifest(settings)
+    plans = plan_judges(settings, manifest)
+    async with AsyncExitStack() as stack:
+        store = store or pick_store(settings)
+        stack.push_async_callback(store.close)
+        await store.start()
+        tokenizer = await load_tokenizer(settings)
+        engine = engine or pick_engine(settings, manifest, gate.metrics.registry)
+        stack.push_async_callback(engine.close)
+        await engine.start()
+        scorer = Scorer(await build_judges(plans, engine, tokenizer))
+        await self_test(scorer, plans)
+        limits = settings.limits
+        watchdog = Health(engine, store, gate.admission, limits.stall_s, limits.fatal_stall_s)
+        _watch(gate, engine, watchdog)
+        stack.push_async_callback(_stop, asyncio.create_task(watchdog.watch()))
+        yield Service(settings, engine, store, scorer, RewardDesk(store), watchdog)
+
+
+def error_reply(error: ServiceError, request_id: str) -> JSONResponse:
+    """The one shape of every failure. Never holds what the caller sent."""
+    details = {name: value for name, value in error.details.items() if name != "retry_after_s"}
+    headers: dict[str, str] = {}
+    if isinstance(error, errors.Unavailable):
+        headers["Retry-After"] = str(error.details.get("retry_after_s") or 1)
+    if isinstance(error, errors.Unauthenticated):
+        headers["WWW-Authenticate"] = "Bearer"
+    return _reply(STATUS[type(error)], error.code, error.message, request_id, error.retryable, details, headers)
+
+
+def _reply(
+    status: int,
+    code: str,
+    message: str,
+    request_id: str,
+    retryable: bool,
+    details: dict[str, Any],
+    headers: dict[str, str],
+) -> JSONResponse:
+    detail = ErrorDetail(
+        code=code, message=message, request_id=request_id, retryable=retryable, details=details or None
+    )
+    body = ErrorReply(error=detail).model_dump(mode="json", exclude_none=True)
+    return JSONResponse(body, status, headers)
+
+
+def _watch(gate: Gate, engine: Engine, watchdog: Health) -> None:
+    metrics, admission = gate.metrics, gate.admission
+    metrics.watch("gram_prompts_inside", "Engine prompts of the requests inside.", lambda: admission.held)
+    metrics.watch("gram_requests_inside", "Requests inside.", lambda: admission.running)
+    metrics.watch("gram_engine_unfinished", "Prompts in the engine.", lambda: engine.progress.unfinished)
+    metrics.watch("gram_engine_stalled_seconds", "Time with work but without output.", lambda: watchdog.stalled_s)
+
+
+async def _stop(task: asyncio.Task[None]) -> None:
+    task.cancel()
+    with suppress(asyncio.CancelledError):
+        await task
+
+
+def _add_error_handlers(app: FastAPI, max_body_bytes: int) -> None:
+    @app.exception_handler(ServiceError)
+    async def known(request: Request, error: ServiceError) -> Response:
+        request.state.call.seen.failures.append(error.code)
+        if STATUS[type(error)] == 500:
+            log.error("request %s: %s", request.state.call.request_id, error.message)
+        return error_reply(error, request.state.call.request_id)
+
+    @app.exception_handler(RequestValidationError)
+    async def invalid(request: Request, error: RequestValidationError) -> Response:
+        return error_reply(explain(error.errors()), request.state.call.request_id)
+
+    @app.exception_handler(HTTPException)
+    async def framework(request: Request, error: HTTPException) -> Response:
+        """What the framework refuses by itself: unknown paths and methods, bodies that are no JSON or too large."""
+        ours: dict[int, ServiceError] = {
+            400: InvalidJson("The body is not valid JSON."),
+            404: NotFound("There is no such path; GET /docs lists them."),
+            413: BodyTooLarge(too_large(max_body_bytes).message, limit=max_body_bytes),
+        }
+        request_id = request.state.call.request_id
+        if error.status_code in ours:
+            return error_reply(ours[error.status_code], request_id)
+        message, headers = "Use another method here.", dict(error.headers or {})
+        return _reply(error.status_code, "method_not_allowed", message, request_id, False, {}, headers)
+
+    @app.exception_handler(ClientGone)
+    async def gone(request: Request, error: ClientGone) -> Response:
+        """Nobody reads this; the status is for logs and metrics."""
+        return Response(status_code=CLIENT_GONE)
+
+    @app.exception_handler(ResponseValidationError)
+    @app.exception_handler(Exception)
+    async def bug(request: Request, error: Exception) -> Response:
+        request_id = request.state.call.request_id
+        log.error("request %s failed", request_id, exc_info=error)
+        return error_reply(InternalError("An error of ours; report it with the request id."), request_id)
+
+
+def explain(found: Sequence[Any]) -> ServiceError:
+    """Validation errors as one of ours: where, which rule, what to send; never the value."""
+    if any(error["type"] == "json_invalid" for error in found):
+        return InvalidJson("The body is not valid JSON.")
+    fields = [
+        {"field": _location(error["loc"]), "code": error["type"], "message": _message(error)} for error in found[:10]
+    ]
+    first = fields[0]
+    problem = InvalidInput(f"{first['field']}: {first['message']}.")
+    problem.details = {"errors": fields}  # type: ignore[dict-item]
+    return problem
+
+
+def _location(parts: Sequence[str | int]) -> str:
+    """``body.items[3].response``. An unknown field's name is the caller's text, so it is cut and made printable."""
+    path = ""
+    for part in parts:
+        if isinstance(part, int):
+            path += f"[{part}]"
+        elif part not in SHAPE_TAGS:
+            path += ("." if path else "") + part.encode("ascii", "backslashreplace").decode()[:64]
+    return path
+
+
+def _message(error: dict[str, Any]) -> str:
+    text = str(error["msg"]).removeprefix("Value error, ").rstrip(".")
+    return "unknown field" if error["type"] == "extra_forbidden" else text

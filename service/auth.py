@@ -1,0 +1,76 @@
+"""Who calls, and what they may do: bearer keys that are stored as hashes, each with scopes."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import secrets
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from typing import get_args
+
+from service.errors import Forbidden, Unauthenticated
+from service.types import Scope
+
+ALL_SCOPES: frozenset[Scope] = frozenset(get_args(Scope))
+
+
+@dataclass(frozen=True, slots=True)
+class ApiKey:
+    """A key as we know it: its name, the SHA-256 of its secret in hex, and what it opens."""
+
+    id: str
+    sha256: str
+    scopes: Collection[Scope]
+
+
+@dataclass(frozen=True, slots=True)
+class Principal:
+    """The caller of one request. ``cache_salt`` separates callers' prefix caches, whose timing would tell one caller
+    what another one asked; None where everybody is the same caller."""
+
+    key_id: str
+    scopes: Collection[Scope]
+    cache_salt: str | None
+
+    def require(self, scope: Scope | None) -> None:
+        """Raises `Forbidden` without the scope. None: any known caller will do."""
+        if scope is not None and scope not in self.scopes:
+            raise Forbidden(f"This key lacks the scope {scope!r}; use a key that has it.")
+
+
+ANYBODY = Principal("-", ALL_SCOPES, None)
+"""The caller where no keys are configured."""
+
+
+class Authenticator:
+    """Checks the Authorization header. `secret` makes the cache salts unguessable; absent, one is drawn per process."""
+
+    def __init__(self, keys: Sequence[ApiKey], secret: str | None = None) -> None:
+        salt_key = (secret or secrets.token_hex(32)).encode()
+        self._keys = [
+            (key.sha256.encode(), Principal(key.id, frozenset(key.scopes), _salt(salt_key, key.id))) for key in keys
+        ]
+
+    def authenticate(self, authorization: str | None) -> Principal:
+        """The caller. Raises `Unauthenticated` for a missing, malformed or unknown key, in the same words and time."""
+        if not self._keys:
+            return ANYBODY
+        scheme, _, token = (authorization or "").partition(" ")
+        presented = hash_key(token.strip()).encode()
+        found: Principal | None = None
+        for digest, principal in self._keys:  # every key is compared, so that time tells nothing
+            if hmac.compare_digest(digest, presented):
+                found = principal
+        if found is None or scheme.lower() != "bearer":
+            raise Unauthenticated("Send a known key as 'Authorization: Bearer <key>'.")
+        return found
+
+
+def hash_key(key: str) -> str:
+    """What the configuration stores of a key. Keys are long and random, so a fast hash is enough."""
+    return hashlib.sha256(key.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def _salt(secret: bytes, key_id: str) -> str:
+    return hmac.new(secret, key_id.encode(), hashlib.sha256).hexdigest()

@@ -1,0 +1,114 @@
+"""What a request can reach: the running service, and the request's own record."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+from service.admission import Admission
+from service.auth import ANYBODY, Authenticator, Principal
+from service.engines.base import Engine
+from service.errors import ServiceError, Unavailable
+from service.health import Health
+from service.judge import Judge
+from service.metrics import Metrics, Observation
+from service.rewards import RewardDesk
+from service.scoring import Score, Scorer, Trace
+from service.settings import Settings
+from service.stores.base import RewardStore
+from service.types import Usage, Verdict
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    """Everything that is built once, at start-up."""
+
+    settings: Settings
+    engine: Engine
+    store: RewardStore
+    scorer: Scorer
+    rewards: RewardDesk
+    health: Health
+
+
+@dataclass(frozen=True, slots=True)
+class Gate:
+    """What guards every route, whether or not the model is loaded yet."""
+
+    settings: Settings
+    authenticator: Authenticator
+    admission: Admission
+    metrics: Metrics
+
+
+@dataclass(slots=True)
+class Call:
+    """One HTTP request: who, since when, where its time went, what to record of it."""
+
+    request_id: str
+    started: float = field(default_factory=time.perf_counter)
+    principal: Principal = ANYBODY
+    trace: Trace = field(default_factory=Trace)
+    seen: Observation = field(default_factory=Observation)
+
+    @contextmanager
+    def judging(self, gate: Gate, judge: Judge, prompts: int) -> Iterator[None]:
+        """Hold room for `prompts` engine prompts while judging. Raises `Overloaded`."""
+        self.seen.judge = judge.name
+        with gate.admission.prompts(prompts):
+            yield
+
+    def saw_verdicts(self, outcomes: Sequence[Verdict | ServiceError]) -> None:
+        """Note what the judge did, for metrics. Raises the error that concerns the whole service, if one does."""
+        verdicts = [outcome for outcome in outcomes if isinstance(outcome, Verdict)]
+        self.seen.verdicts += verdicts
+        self._saw(verdicts)
+        self._saw_failures(outcomes)
+
+    def saw_scores(self, outcomes: Sequence[Score | ServiceError]) -> None:
+        """As `saw_verdicts`, for scores."""
+        self._saw([outcome for outcome in outcomes if isinstance(outcome, Score)])
+        self._saw_failures(outcomes)
+
+    def finish(self, status: int, route: str) -> Observation:
+        """Close the record."""
+        seen, trace = self.seen, self.trace
+        seen.status, seen.route, seen.seconds = status, route, time.perf_counter() - self.started
+        seen.queue_s, seen.tokenize_s, seen.engine_s = trace.queue_s, trace.tokenize_s, trace.engine_s
+        return seen
+
+    def server_timing(self) -> str:
+        """The Server-Timing header, in milliseconds."""
+        parts = {
+            "queue": self.trace.queue_s,
+            "tokenize": self.trace.tokenize_s,
+            "engine": self.trace.engine_s,
+            "total": time.perf_counter() - self.started,
+        }
+        return ", ".join(f"{name};dur={1000 * seconds:.1f}" for name, seconds in parts.items())
+
+    def _saw(self, items: Iterable[Verdict | Score]) -> None:
+        for item in items:
+            self.seen.usage += item.usage
+            self.seen.flags += item.flags
+            if item.consistent is not None:
+                self.seen.consistency.append(item.consistent)
+
+    def _saw_failures(self, outcomes: Sequence[object]) -> None:
+        failures = [outcome for outcome in outcomes if isinstance(outcome, ServiceError)]
+        self.seen.failures += [failure.code for failure in failures]
+        for failure in failures:
+            raise_if_whole(failure)
+
+
+def raise_if_whole(error: ServiceError) -> None:
+    """An engine or store that is gone fails the request, not its items: the caller sends all of it again."""
+    if isinstance(error, Unavailable):
+        raise error
+
+
+def total_usage(outcomes: Iterable[object]) -> Usage:
+    """Tokens of the items that have any."""
+    return sum((o.usage for o in outcomes if isinstance(o, Verdict | Score)), Usage())

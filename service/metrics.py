@@ -1,0 +1,111 @@
+"""Every metric, declared once with its unit and buckets, and the one place where a request is recorded.
+
+The registry is our own: an embedded vLLM puts its metrics beside these, and two apps in one process do not collide.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+from service.types import Flag, Usage, Verdict
+
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+
+_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 25, 60, 120, 300, 600)
+_MASS = (0.05, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99, 0.999, 1.0)
+_LOGIT = (-8.0, -4.0, -2.0, -1.0, -0.5, -0.25, 0.0, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0)
+
+
+@dataclass(slots=True)
+class Observation:
+    """What one request leaves behind. ``route`` is the path template, never the path; times are seconds."""
+
+    route: str = "unmatched"
+    status: int = 0
+    seconds: float = 0.0
+    queue_s: float = 0.0
+    tokenize_s: float = 0.0
+    engine_s: float = 0.0
+    judge: str | None = None
+    usage: Usage = field(default_factory=Usage)
+    verdicts: list[Verdict] = field(default_factory=list)
+    flags: list[Flag] = field(default_factory=list)
+    consistency: list[bool] = field(default_factory=list)
+    failures: list[str] = field(default_factory=list)
+
+
+class Metrics:
+    """The declarations. Gauges of live state are read when scraped."""
+
+    def __init__(self) -> None:
+        r = self.registry = CollectorRegistry()
+        self.requests = Counter("gram_requests", "HTTP requests.", ["route", "status"], registry=r)
+        self.seconds = Histogram(
+            "gram_request_seconds", "From first byte to reply.", ["route"], registry=r, buckets=_SECONDS
+        )
+        self.stages = Histogram(
+            "gram_stage_seconds", "Where judging requests spend time.", ["stage"], registry=r, buckets=_SECONDS
+        )
+        self.tokens = Counter("gram_tokens", "Tokens of all prompts and answers.", ["judge", "kind"], registry=r)
+        self.comparisons = Counter("gram_comparisons", "Pairs judged, both orders each.", ["judge"], registry=r)
+        self.failures = Counter("gram_failed_items", "Items without a usable judgment.", ["judge", "code"], registry=r)
+        self.flags = Counter("gram_flags", "Things found in texts.", ["judge", "code", "where"], registry=r)
+        self.consistency = Counter(
+            "gram_order_consistency", "Items by whether both orders agree.", ["judge", "consistent"], registry=r
+        )
+        self.label_mass = Histogram(
+            "gram_label_mass", "p(A) + p(B), smaller order.", ["judge"], registry=r, buckets=_MASS
+        )
+        self.position_bias = Histogram(
+            "gram_position_bias_logit",
+            "Mean log-odds (nats) of the response shown first; 0 for a judge without position bias.",
+            ["judge"],
+            registry=r,
+            buckets=_LOGIT,
+        )
+        self.rejected = Counter("gram_rejected", "Requests refused by admission.", ["reason"], registry=r)
+
+    def watch(self, name: str, help_text: str, read: Callable[[], float]) -> None:
+        """A gauge whose value is read when scraped."""
+        Gauge(name, help_text, registry=self.registry).set_function(read)
+
+    def record(self, seen: Observation) -> None:
+        """Called once for each request, when its reply is out."""
+        self.requests.labels(seen.route, str(seen.status)).inc()
+        self.seconds.labels(seen.route).observe(seen.seconds)
+        if seen.judge is None:
+            return
+        for stage, seconds in (("queue", seen.queue_s), ("tokenize", seen.tokenize_s), ("engine", seen.engine_s)):
+            self.stages.labels(stage).observe(seconds)
+        for kind in ("prompt", "cached", "completion"):
+            self.tokens.labels(seen.judge, kind).inc(getattr(seen.usage, f"{kind}_tokens"))
+        self.comparisons.labels(seen.judge).inc(seen.usage.comparisons)
+        self._record_health(seen.judge, seen)
+
+    def render(self) -> bytes:
+        """The exposition text."""
+        text: bytes = generate_latest(self.registry)
+        return text
+
+    def _record_health(self, judge: str, seen: Observation) -> None:
+        """How well the judge judges: failures, flags, order agreement, label mass, position bias."""
+        for code in seen.failures:
+            self.failures.labels(judge, code).inc()
+        for flag in seen.flags:
+            self.flags.labels(judge, flag.code, flag.where).inc(flag.count)
+        for consistent in seen.consistency:
+            self.consistency.labels(judge, "yes" if consistent else "no").inc()
+        for verdict in seen.verdicts:
+            if verdict.label_mass is not None:
+                self.label_mass.labels(judge).observe(verdict.label_mass)
+                self.position_bias.labels(judge).observe(_mean_logit((verdict.p_ab, verdict.p_ba)))
+
+
+def _mean_logit(probabilities: Iterable[float]) -> float:
+    """Mean log-odds in nats, each bounded where floats end (about +-37)."""
+    clipped = [min(max(p, 1e-16), 1 - 1e-16) for p in probabilities]
+    return sum(math.log(p / (1.0 - p)) for p in clipped) / len(clipped)

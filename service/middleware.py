@@ -1,0 +1,94 @@
+"""Around every request: its id, its clock, the limit on its body, and the one place where it is recorded and logged."""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+import secrets
+from collections.abc import Callable
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.middleware.body_limit import RequestBodyLimitMiddleware
+from starlette.responses import Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from service.context import Call
+from service.errors import BodyTooLarge, ServiceError
+from service.metrics import Metrics
+
+log = logging.getLogger("gram.access")
+
+REQUEST_ID = "x-request-id"
+_GOOD_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
+CLIENT_GONE = 499
+
+Refuse = Callable[[ServiceError, str], Response]
+
+
+class CallMiddleware:
+    """`refuse` writes the error reply for what is refused here, before the application."""
+
+    def __init__(self, app: ASGIApp, metrics: Metrics, max_body_bytes: int, refuse: Refuse) -> None:
+        self._app = RequestBodyLimitMiddleware(app, max_body_bytes)
+        self._metrics = metrics
+        self._max_body_bytes = max_body_bytes
+        self._refuse = refuse
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        headers = Headers(scope=scope)
+        call = Call(_request_id(headers.get(REQUEST_ID)))
+        scope.setdefault("state", {})["call"] = call
+        status = CLIENT_GONE
+
+        async def send_with_headers(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                reply = MutableHeaders(scope=message)
+                reply[REQUEST_ID] = call.request_id
+                reply["server-timing"] = call.server_timing()
+            await send(message)
+
+        try:
+            if _declared(headers) > self._max_body_bytes:
+                await self._refuse(too_large(self._max_body_bytes), call.request_id)(scope, receive, send_with_headers)
+            else:
+                await self._app(scope, receive, send_with_headers)
+        finally:
+            self._record(call, status, scope)
+
+    def _record(self, call: Call, status: int, scope: Scope) -> None:
+        """Texts and keys are never logged; the path is logged as its template."""
+        seen = call.finish(status, getattr(scope.get("route"), "path", "unmatched"))
+        self._metrics.record(seen)
+        if log.isEnabledFor(logging.INFO):
+            line = {
+                "request_id": call.request_id,
+                "key": call.principal.key_id,
+                "method": scope["method"],
+                "route": seen.route,
+                "status": status,
+                "ms": round(1000 * seen.seconds, 1),
+                "judge": seen.judge,
+                "comparisons": seen.usage.comparisons,
+            }
+            log.info(json.dumps(line))
+
+
+def too_large(limit: int) -> BodyTooLarge:
+    return BodyTooLarge(f"The request body is larger than {limit} bytes; send fewer items at once.", limit=limit)
+
+
+def _declared(headers: Headers) -> int:
+    """Content-Length in bytes; 0 where it is absent or nonsense (what arrives is counted anyway)."""
+    length = headers.get("content-length", "")
+    return int(length) if length.isascii() and length.isdigit() and len(length) < 20 else 0
+
+
+def _request_id(sent: str | None) -> str:
+    """The caller's id if it is harmless in logs and headers, else one of ours."""
+    return sent if sent is not None and _GOOD_ID.fullmatch(sent) else secrets.token_hex(8)

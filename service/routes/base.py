@@ -1,0 +1,105 @@
+"""What every route goes through before its own code: key and scope, media type, deadline, the caller's presence.
+
+All of it happens before the body is parsed, so a caller without a key costs nothing. FastAPI's own hook for this is a
+route class.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from typing import Annotated, Any
+
+from fastapi import Depends, Header, Request, Response, Security
+from fastapi.routing import APIRoute
+from fastapi.security import HTTPBearer
+
+from service.admission import unless_gone
+from service.context import Call, Gate, Service
+from service.errors import DeadlineExceeded, InvalidInput, UnsupportedMediaType
+from service.types import Scope
+
+DEADLINE_HEADER = "X-Deadline-Ms"
+BODY_TIMEOUT_S = 30.0
+
+Handler = Callable[[Request], Coroutine[Any, Any, Response]]
+
+
+def guarded(scope: Scope | None) -> type[APIRoute]:
+    """A route class for callers with `scope` (None: any known key)."""
+
+    class GuardedRoute(APIRoute):
+        def get_route_handler(self) -> Handler:
+            inner = super().get_route_handler()
+
+            async def handle(request: Request) -> Response:
+                gate, call = current_gate(request), current_call(request)
+                call.principal = gate.authenticator.authenticate(request.headers.get("authorization"))
+                call.principal.require(scope)
+                async with gate.admission.deadline(deadline_s(request, gate)):
+                    if request.method in ("POST", "PUT", "PATCH"):
+                        await _read_body(request)
+                    return await unless_gone(_gone(request), inner(request))
+
+            return handle
+
+    return GuardedRoute
+
+
+def current_gate(request: Request) -> Gate:
+    gate: Gate = request.app.state.gate
+    return gate
+
+
+def current_service(request: Request) -> Service:
+    service: Service = request.app.state.service
+    return service
+
+
+def current_call(request: Request) -> Call:
+    call: Call = request.state.call
+    return call
+
+
+def _documented(x_deadline_ms: Annotated[int | None, Header(ge=1, le=600_000)] = None) -> None:
+    """X-Deadline-Ms is read in the route class; this puts it into the API description."""
+
+
+TheService = Annotated[Service, Depends(current_service)]
+TheGate = Annotated[Gate, Depends(current_gate)]
+TheCall = Annotated[Call, Depends(current_call)]
+DOCUMENTED = [Security(HTTPBearer(auto_error=False, description="A key with the route's scope.")), Depends(_documented)]
+"""Dependencies that only describe: keys and deadlines are checked before any dependency runs."""
+
+
+def deadline_s(request: Request, gate: Gate) -> float:
+    limits = gate.settings.limits
+    header = request.headers.get(DEADLINE_HEADER)
+    if header is None:
+        return limits.default_deadline_ms / 1000
+    if not (header.isascii() and header.isdigit() and len(header) <= 9 and 1 <= int(header) <= limits.max_deadline_ms):
+        message = f"Send {DEADLINE_HEADER} as whole milliseconds from 1 to {limits.max_deadline_ms}."
+        raise InvalidInput(message, field=DEADLINE_HEADER)
+    return int(header) / 1000
+
+
+async def _read_body(request: Request) -> None:
+    """Leaves the body in the request. Routes without a body need no media type."""
+    media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    wrong = UnsupportedMediaType("Send the body as 'Content-Type: application/json'.")
+    if media_type not in ("", "application/json"):
+        raise wrong
+    try:
+        async with asyncio.timeout(BODY_TIMEOUT_S) as timer:
+            if await request.body() and not media_type:
+                raise wrong
+    except TimeoutError as error:
+        if not timer.expired():
+            raise
+        raise DeadlineExceeded("The request body did not arrive in time; send it faster.") from error
+
+
+async def _gone(request: Request) -> None:
+    """Returns when the caller has closed the connection (the body must have been read)."""
+    while (await request.receive())["type"] != "http.disconnect":
+        pass

@@ -1,0 +1,41 @@
+"""POST /rank: an order over the responses to one prompt, from judged pairs."""
+
+from __future__ import annotations
+
+import math
+
+from fastapi import APIRouter
+
+from service.ranking.plans import AUTO_ALL_PAIRS_MAX
+from service.routes.base import DOCUMENTED, TheCall, TheGate, TheService, guarded
+from service.schemas.replies import RankReply, rank_reply
+from service.schemas.requests import RankRequest, to_prompt
+from service.scoring import RankOptions
+from service.types import Response
+
+router = APIRouter(route_class=guarded("score"), dependencies=DOCUMENTED, tags=["judging"])
+
+
+@router.post("/rank")
+async def rank(body: RankRequest, service: TheService, gate: TheGate, call: TheCall) -> RankReply:
+    """Rank up to 64 responses, best first."""
+    judge = service.scorer.judge(body.judge)
+    options = RankOptions(body.method, body.goal, body.top_k, max_comparisons=body.max_comparisons)
+    responses = [Response(text) for text in body.responses]
+    with call.judging(gate, judge, 2 * _most_pairs(body)):
+        ranking, usage = await service.scorer.rank(
+            judge, to_prompt(body.prompt), responses, options, salt=call.principal.cache_salt, trace=call.trace
+        )
+    call.seen.usage += usage
+    return rank_reply(ranking, usage, judge.version)
+
+
+def _most_pairs(body: RankRequest) -> int:
+    """An upper bound on the pairs the plan asks for, which is what admission counts."""
+    n = len(body.responses)
+    every = n * (n - 1) // 2
+    if body.method == "all_pairs" or (body.method == "auto" and n <= AUTO_ALL_PAIRS_MAX):
+        most = every
+    else:
+        most = min(every, 2 * n + (body.top_k or 1) * math.ceil(math.log2(n)) if n > 1 else 0)
+    return most if body.max_comparisons is None else min(most, body.max_comparisons)

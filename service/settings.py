@@ -1,0 +1,273 @@
+"""Every setting, read once into one frozen object. Nothing else in the project reads the environment.
+
+Sources, strongest first: command line, environment (``GRAM_`` prefix, ``__`` between levels, as in
+``GRAM_ENGINE__MODEL``), a TOML file (``--config`` or ``GRAM_CONFIG``), the defaults below. A key nobody knows is an
+error in each of them, because a misspelt limit that is silently ignored is found in production.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+from collections.abc import Mapping
+from importlib.resources import files
+from pathlib import Path
+from tomllib import TOMLDecodeError
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic_settings import (
+    BaseSettings,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    SettingsError,
+    TomlConfigSettingsSource,
+)
+
+from service.errors import StartupError
+from service.types import Scope
+
+PREFIX = "GRAM_"
+CONFIG_VARIABLE = "GRAM_CONFIG"
+
+
+def demo_model() -> str:
+    """The checkpoint that comes with the service."""
+    return str(files("service") / "demo")
+
+
+def state_dir() -> Path:
+    """Where a user's programs keep state (XDG base directories)."""
+    base = os.environ.get("XDG_STATE_HOME")
+    return (Path(base) if base else Path.home() / ".local" / "state") / "gram-service"
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, protected_namespaces=())
+
+
+class ServerSettings(_Section):
+    """``drain_s`` is how long running requests may go on after SIGTERM."""
+
+    host: str = "127.0.0.1"
+    port: int = Field(8000, ge=0, le=65535)
+    drain_s: float = Field(30.0, ge=0, le=3600)
+    access_log: bool = False
+
+    @property
+    def is_loopback(self) -> bool:
+        if self.host == "localhost":
+            return True
+        try:
+            return ipaddress.ip_address(self.host).is_loopback
+        except ValueError:
+            return False
+
+
+class LimitSettings(_Section):
+    """``max_prompts`` bounds the engine prompts of all requests inside the service together (a comparison is two).
+
+    An engine with work but without output is not ready after ``stall_s`` and not alive after ``fatal_stall_s``.
+    """
+
+    max_body_bytes: int = Field(4 * 1024 * 1024, ge=1024, le=256 * 1024 * 1024)
+    max_prompts: int = Field(16_384, ge=2)
+    default_deadline_ms: int = Field(60_000, ge=1, le=600_000)
+    max_deadline_ms: int = Field(600_000, ge=1, le=3_600_000)
+    stall_s: float = Field(30.0, gt=0)
+    fatal_stall_s: float = Field(120.0, gt=0)
+
+
+class KeySettings(_Section):
+    """``sha256`` is the hex digest of the key itself; the key is never stored. ``id`` may appear in logs."""
+
+    id: str = Field(pattern=r"^[A-Za-z0-9._-]{1,64}$")
+    sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+    scopes: frozenset[Scope] = frozenset({"score"})
+
+
+class AuthSettings(_Section):
+    """Without keys everybody may do everything, which is refused beyond loopback unless ``allow_unauthenticated``.
+
+    ``secret`` derives each key's prefix-cache salt; replicas in front of the same engines share it. Absent: drawn at
+    start-up.
+    """
+
+    keys: tuple[KeySettings, ...] = ()
+    allow_unauthenticated: bool = False
+    secret: SecretStr | None = None
+
+    @field_validator("keys")
+    @classmethod
+    def _distinct(cls, keys: tuple[KeySettings, ...]) -> tuple[KeySettings, ...]:
+        if len({key.id for key in keys}) < len(keys) or len({key.sha256 for key in keys}) < len(keys):
+            raise ValueError("every key needs its own id and its own value")
+        return keys
+
+    @field_validator("secret")
+    @classmethod
+    def _long(cls, secret: SecretStr | None) -> SecretStr | None:
+        if secret is not None and len(secret.get_secret_value()) < 16:
+            raise ValueError("use at least 16 characters")
+        return secret
+
+
+class JudgeSettings(_Section):
+    """One judge on the engine's model, or on the LoRA adapter of that name. None = what the family says."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9._-]{1,64}$")
+    family: str
+    template: str | None = None
+    adapter: str | None = None
+    min_label_mass: float = Field(0.05, ge=0, le=1)
+    max_rationale_tokens: int | None = Field(None, ge=1)
+
+
+class FakeSettings(_Section):
+    """The engine without a model: answers are a hash of the prompt. For trying the API and for tests."""
+
+    type: Literal["fake"] = "fake"
+    model: str = "fake"
+    max_model_len: int = Field(8192, ge=64)
+    delay_s: float = Field(0.0, ge=0)
+    token_delay_s: float = Field(0.0, ge=0)
+
+
+class VllmSettings(_Section):
+    """vLLM in this process. None means the measured default for the device; ``extra`` goes to its engine arguments."""
+
+    type: Literal["vllm"] = "vllm"
+    model: str = Field(default_factory=demo_model)
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    max_model_len: int | None = Field(None, ge=64)
+    max_num_seqs: int = Field(256, ge=1)
+    max_num_batched_tokens: int | None = Field(None, ge=1)
+    block_size: int | None = Field(None, ge=1)
+    kv_cache_bytes: int | None = Field(None, ge=1)
+    enforce_eager: bool | None = None
+    tensor_parallel_size: int = Field(1, ge=1)
+    pipeline_parallel_size: int = Field(1, ge=1)
+    data_parallel_size: int = Field(1, ge=1)
+    adapters: dict[str, str] = {}
+    runner: Literal["generate", "pooling"] = "generate"
+    weight_version: str | None = None
+    extra: dict[str, Any] = {}
+
+
+class RemoteSettings(_Section):
+    """OpenAI-compatible vLLM servers, which hold the weights. ``model`` is where tokenizer and manifest lie."""
+
+    type: Literal["remote"] = "remote"
+    urls: tuple[str, ...] = Field(min_length=1)
+    model: str = Field(default_factory=demo_model)
+
+
+class TransformersSettings(_Section):
+    """The reference engine: slow, runs where vLLM does not."""
+
+    type: Literal["transformers"] = "transformers"
+    model: str = Field(default_factory=demo_model)
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+
+
+class MemoryStoreSettings(_Section):
+    """Reward windows that a restart forgets."""
+
+    type: Literal["memory"] = "memory"
+
+
+class SqliteStoreSettings(_Section):
+    """Reward windows in one file; they survive a restart."""
+
+    type: Literal["sqlite"] = "sqlite"
+    path: Path = Field(default_factory=lambda: state_dir() / "rewards.sqlite")
+
+
+EngineSettings = Annotated[
+    VllmSettings | RemoteSettings | TransformersSettings | FakeSettings, Field(discriminator="type")
+]
+StoreSettings = Annotated[SqliteStoreSettings | MemoryStoreSettings, Field(discriminator="type")]
+
+
+class Settings(BaseSettings):
+    """All of it. Without ``judges`` the checkpoint's own manifest (judge.json) says what it judges."""
+
+    model_config = SettingsConfigDict(
+        frozen=True, extra="forbid", env_prefix=PREFIX, env_nested_delimiter="__", allow_inf_nan=False
+    )
+
+    engine: EngineSettings = Field(default_factory=VllmSettings)
+    store: StoreSettings = Field(default_factory=SqliteStoreSettings)
+    judges: tuple[JudgeSettings, ...] = ()
+    server: ServerSettings = ServerSettings()
+    limits: LimitSettings = LimitSettings()
+    auth: AuthSettings = AuthSettings()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _default_types(cls, values: Any) -> Any:
+        """``[engine]`` without a type is vLLM, ``[store]`` without one is SQLite."""
+        for section, default in (("engine", "vllm"), ("store", "sqlite")):
+            if isinstance(values, dict) and isinstance(values.get(section), dict):
+                values[section] = {"type": default} | values[section]
+        return values
+
+    @field_validator("judges")
+    @classmethod
+    def _distinct(cls, judges: tuple[JudgeSettings, ...]) -> tuple[JudgeSettings, ...]:
+        if len({judge.name for judge in judges}) < len(judges):
+            raise ValueError("every judge needs its own name")
+        return judges
+
+    @model_validator(mode="after")
+    def _guarded(self) -> Settings:
+        if not (self.server.is_loopback or self.auth.keys or self.auth.allow_unauthenticated):
+            raise ValueError(
+                "server.host is reachable from other machines; add auth.keys, or set auth.allow_unauthenticated"
+            )
+        return self
+
+
+def load_settings(config: Path | None = None, overrides: Mapping[str, Any] | None = None) -> Settings:
+    """Read all sources; `overrides` is the command line. Raises `StartupError` naming wrong keys, never values."""
+    if config is None and os.environ.get(CONFIG_VARIABLE):
+        config = Path(os.environ[CONFIG_VARIABLE])
+    if config is not None and not config.is_file():
+        raise StartupError(f"The configuration file {config} does not exist; correct --config or {CONFIG_VARIABLE}.")
+    _refuse_unknown_variables()
+
+    class Sourced(Settings):
+        @classmethod
+        def settings_customise_sources(
+            cls,
+            settings_cls: type[BaseSettings],
+            init_settings: PydanticBaseSettingsSource,
+            env_settings: PydanticBaseSettingsSource,
+            dotenv_settings: PydanticBaseSettingsSource,
+            file_secret_settings: PydanticBaseSettingsSource,
+        ) -> tuple[PydanticBaseSettingsSource, ...]:
+            return (init_settings, env_settings, TomlConfigSettingsSource(settings_cls, toml_file=config))
+
+    try:
+        return Sourced(**dict(overrides or {}))
+    except (TOMLDecodeError, UnicodeDecodeError) as error:
+        raise StartupError(f"The configuration file {config} is not valid TOML: {error}.") from error
+    except SettingsError as error:
+        raise StartupError(f"The configuration cannot be read: {error}.") from error
+    except ValidationError as error:
+        raise StartupError(f"The configuration is wrong: {_explain(error)}.") from None
+
+
+def _refuse_unknown_variables() -> None:
+    known = {f"{PREFIX}{name}".upper() for name in Settings.model_fields}
+    for variable in os.environ:
+        name = variable.upper()
+        if name.startswith(PREFIX) and name != CONFIG_VARIABLE and name.partition("__")[0] not in known:
+            raise StartupError(f"The environment variable {variable} is no setting; correct or unset it.")
+
+
+def _explain(error: ValidationError) -> str:
+    """Where and what, without the values: one of them may be a secret."""
+    found = error.errors(include_input=False, include_url=False, include_context=False)
+    return "; ".join(f"{'.'.join(map(str, e['loc'])) or 'settings'}: {e['msg']}" for e in found[:5])

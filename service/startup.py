@@ -1,0 +1,231 @@
+"""From settings to a running service: engine, store, judges, and the tests each judge passes before the first request.
+
+Every failure is a `StartupError` of one sentence that says what to do; nothing here starts half a service.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from prometheus_client import CollectorRegistry
+
+from service.engines.base import Engine, prompt_limit
+from service.errors import ServiceError, StartupError
+from service.judge import Judge
+from service.judging.base import Family, template_hash
+from service.judging.registry import get_family
+from service.manifest import JudgeEntry, Manifest, SelfTest
+from service.scoring import Scorer, Trace
+from service.settings import FakeSettings, MemoryStoreSettings, RemoteSettings, Settings, VllmSettings
+from service.stores.base import RewardStore
+from service.tokenization import ChatTokenizer
+from service.types import Comparison, JudgeVersion, Prompt, Rendered, Response, Verdict
+
+log = logging.getLogger("gram.startup")
+
+MIN_PROMPT_TOKENS = 32
+SAMPLE = Comparison(Prompt.from_text("x"), Response("y"), Response("z"))
+
+
+@dataclass(frozen=True, slots=True)
+class JudgePlan:
+    """A judge before the engine is there. None = what the family and the model allow."""
+
+    name: str
+    family: Family
+    labels: tuple[str, ...]
+    adapter: str | None = None
+    max_prompt_tokens: int | None = None
+    max_rationale_tokens: int | None = None
+    min_label_mass: float = 0.05
+    self_test: SelfTest | None = None
+
+
+def load_manifest(settings: Settings) -> Manifest | None:
+    """The manifest of the configured checkpoint. A hub id has none: its judges are named in the configuration."""
+    if isinstance(settings.engine, FakeSettings):
+        return None
+    model = Path(settings.engine.model)
+    if model.is_dir():
+        return Manifest.load(model)
+    if model.is_absolute() or settings.engine.model.startswith((".", "~")) or model.exists():
+        raise StartupError(f"There is no model directory {model}; correct engine.model or --model.")
+    return None
+
+
+def plan_judges(settings: Settings, manifest: Manifest | None) -> list[JudgePlan]:
+    """The judges the configuration names, else those of the checkpoint's manifest."""
+    entries = manifest.judges if manifest else ()
+    if settings.judges:
+        return [_from_settings(settings, number, entries) for number in range(len(settings.judges))]
+    if entries:
+        return [_from_manifest(entry) for entry in entries]
+    if isinstance(settings.engine, FakeSettings):
+        return [_plain(name, get_family(name)) for name in ("gram", "gram_r2")]
+    raise StartupError(
+        f"The checkpoint {settings.engine.model} carries no judge.json; say what it is with --family, "
+        "or with [[judges]] name and family in the configuration."
+    )
+
+
+def _plain(name: str, family: Family) -> JudgePlan:
+    return JudgePlan(name, family, family.labels if family.reads != "scalar" else ())
+
+
+def _from_settings(settings: Settings, number: int, entries: Sequence[JudgeEntry]) -> JudgePlan:
+    """A configured judge; the checkpoint's own entry for the same family and adapter lends limits and self-test."""
+    wanted = settings.judges[number]
+    family = get_family(wanted.family, wanted.template)
+    same = [e for e in entries if (e.family, e.template, e.adapter) == (family.name, family.template, wanted.adapter)]
+    entry = same[0] if same else None
+    labels = family.labels if family.reads != "scalar" else ()
+    return JudgePlan(
+        wanted.name,
+        family,
+        entry.labels if entry else labels,
+        wanted.adapter,
+        entry.max_prompt_tokens if entry else None,
+        wanted.max_rationale_tokens or (entry.max_rationale_tokens if entry else None),
+        wanted.min_label_mass,
+        entry.self_test if entry else None,
+    )
+
+
+def _from_manifest(entry: JudgeEntry) -> JudgePlan:
+    family = get_family(entry.family, entry.template)
+    if (family.reads == "scalar") != (not entry.labels):
+        raise StartupError(f"Judge {entry.name} of judge.json has labels that do not fit its family; correct them.")
+    if family.reads == "rationale" and entry.labels != family.labels:
+        raise StartupError(f"Judge {entry.name} of judge.json must have the labels {family.labels}; correct them.")
+    return JudgePlan(
+        entry.name,
+        family,
+        entry.labels,
+        entry.adapter and entry.name,
+        entry.max_prompt_tokens,
+        entry.max_rationale_tokens,
+        self_test=entry.self_test,
+    )
+
+
+def pick_engine(settings: Settings, manifest: Manifest | None, registry: CollectorRegistry) -> Engine:
+    """The configured engine, not started. Imports stand here so that `fake` and `remote` never load vLLM or a model."""
+    wanted = settings.engine
+    fields = wanted.model_dump(exclude={"type"}, exclude_none=True)
+    if isinstance(wanted, FakeSettings):
+        from service.engines.fake import FakeEngine, FakeOptions
+
+        return FakeEngine(FakeOptions(**fields))
+    if manifest is not None and fields.get("weight_version") is None:
+        fields["weight_version"] = manifest.version
+    if isinstance(wanted, VllmSettings):
+        from service.engines.vllm import VllmEngine, VllmOptions
+
+        fields["adapters"] = _adapters(wanted.model, manifest) | wanted.adapters
+        return VllmEngine(VllmOptions(**fields), registry)
+    if isinstance(wanted, RemoteSettings):
+        from service.engines.remote import RemoteEngine, RemoteOptions
+
+        return RemoteEngine(RemoteOptions(**fields))
+    from service.engines.transformers import TransformersEngine, TransformersOptions
+
+    return TransformersEngine(TransformersOptions(**fields))
+
+
+def pick_store(settings: Settings) -> RewardStore:
+    """The configured store, not started; each one's library is imported only where it is used."""
+    if isinstance(settings.store, MemoryStoreSettings):
+        from service.stores.memory import MemoryStore
+
+        return MemoryStore()
+    from service.stores.sqlite import SqliteStore
+
+    return SqliteStore(settings.store.path)
+
+
+def _adapters(model: str, manifest: Manifest | None) -> dict[str, str]:
+    """Adapters that come with the checkpoint, by the name of their judge."""
+    entries = manifest.judges if manifest else ()
+    return {entry.name: str(Path(model) / entry.adapter) for entry in entries if entry.adapter}
+
+
+async def load_tokenizer(settings: Settings) -> ChatTokenizer:
+    """The checkpoint's tokenizer; the fake engine has one token a byte."""
+    if isinstance(settings.engine, FakeSettings):
+        from service.byte_tokenizer import byte_tokenizer
+
+        return byte_tokenizer()
+    return await asyncio.to_thread(ChatTokenizer.load, settings.engine.model)
+
+
+async def build_judges(plans: Sequence[JudgePlan], engine: Engine, tokenizer: ChatTokenizer) -> list[Judge]:
+    """Judges on a started engine, each with its tokens resolved and the tokenizer tested in its prompt's shape."""
+    judges = [_judge(plan, engine, tokenizer) for plan in plans]
+    for shape in {_shape(plan.family): None for plan in plans}:
+        await asyncio.to_thread(tokenizer.self_test, shape=shape)
+    return judges
+
+
+def _shape(family: Family) -> Rendered:
+    if family.reads == "scalar":
+        return family.render_one(SAMPLE.prompt, SAMPLE.first)
+    return family.render(SAMPLE)
+
+
+def _judge(plan: JudgePlan, engine: Engine, tokenizer: ChatTokenizer) -> Judge:
+    info, family = engine.info, plan.family
+    label_ids: tuple[int, ...] = ()
+    rationale_tokens = 0
+    if family.reads != "scalar":
+        context = _shape(family) if family.reads == "label" else None
+        label_ids = tokenizer.label_ids(context, family.verdict_opener, (plan.labels[0], plan.labels[1]))
+    if family.reads == "rationale":
+        rationale_tokens = plan.max_rationale_tokens or min(family.max_rationale_tokens, info.max_model_len // 2)
+    room = prompt_limit("scalar" if family.reads == "scalar" else "label", info.max_model_len) - rationale_tokens
+    prompt_tokens = min(room, plan.max_prompt_tokens or room)
+    if prompt_tokens < MIN_PROMPT_TOKENS:
+        raise StartupError(
+            f"Judge {plan.name} leaves {prompt_tokens} of {info.max_model_len} tokens for prompts; "
+            "lower its max_rationale_tokens or raise engine.max_model_len."
+        )
+    weights = info.weight_version if plan.adapter is None else f"{info.weight_version}+{plan.adapter}"
+    return Judge(
+        name=plan.name,
+        family=family,
+        engine=engine,
+        tokenizer=tokenizer,
+        version=JudgeVersion(plan.name, weights, template_hash(family, tokenizer.chat_template)),
+        label_ids=label_ids,
+        max_prompt_tokens=prompt_tokens,
+        max_rationale_tokens=rationale_tokens,
+        adapter=plan.adapter,
+        min_label_mass=plan.min_label_mass,
+    )
+
+
+async def self_test(scorer: Scorer, plans: Sequence[JudgePlan]) -> None:
+    """Each judge must get its checkpoint's own pair right, through the very pipeline that requests take."""
+    for plan in plans:
+        if plan.self_test is None:
+            continue
+        test = plan.self_test
+        pair = Comparison(Prompt.from_text(test.prompt), Response(test.chosen), Response(test.rejected))
+        (outcome,) = await scorer.compare(scorer.judges[plan.name], [pair], trace=Trace())
+        if isinstance(outcome, ServiceError):
+            raise StartupError(
+                f"Judge {plan.name} failed the self-test of judge.json ({outcome.message}); check the checkpoint."
+            )
+        _check_self_test(plan.name, outcome, test)
+
+
+def _check_self_test(name: str, verdict: Verdict, test: SelfTest) -> None:
+    if verdict.p_first < test.min_p:
+        raise StartupError(
+            f"Judge {name} prefers the right response of its self-test with p = {verdict.p_first:.3f}, not with the "
+            f"promised {test.min_p}; the checkpoint, its family or its tokenizer is not the one judge.json describes."
+        )
+    log.info("judge %s passed its self-test with p = %.3f", name, verdict.p_first)
