@@ -1,0 +1,94 @@
+# The verbs of this project; CI runs the same ones. Plain sh, safe with -j; nothing is installed outside .venv* except,
+# for root on a bare Debian, the two system packages that `system` names.
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+
+DEVICE ?= cpu
+MODEL ?=
+PORT ?= 8000
+TESTS ?=
+
+# The GPU build of vLLM is the same Python module as the CPU build: each device has its own environment.
+VENV := $(if $(filter cpu,$(DEVICE)),.venv,.venv-$(DEVICE))
+PY := $(VENV)/bin/python
+PIP := $(PY) -m pip --disable-pip-version-check install --no-compile
+TORCH_INDEX := https://download.pytorch.org/whl/cpu
+RUNTIME := $(VENV)/$(if $(filter cpu,$(DEVICE)),cpu,gpu).stamp
+TOOLS := $(VENV)/dev.stamp
+
+# The first interpreter that really runs (a version manager's shim may not) and is one vLLM is built for.
+PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3; do \
+	$$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null && { echo $$p; break; }; done)
+
+# As settings of the service (environment names in docs/configuration.md).
+SERVE_ENV = GRAM_SERVER__PORT=$(PORT) GRAM_ENGINE__TYPE=vllm GRAM_ENGINE__DEVICE=$(DEVICE) $(if $(MODEL),GRAM_ENGINE__MODEL='$(MODEL)')
+
+.PHONY: help
+help: ## show this list
+	@echo 'make VERB [DEVICE=cpu|cuda] [MODEL=path-or-hub-id] [PORT=8000]'
+	@sed -n 's/^\([a-z][a-z-]*\):.*## \(.*\)/  \1\t\2/p' Makefile | expand -t 14
+
+.PHONY: install
+install: $(RUNTIME) $(TOOLS) ## create the environment with everything that serve, check, test and bench need
+
+.PHONY: serve
+serve: $(RUNTIME) ## install what is missing, start the service on 127.0.0.1:PORT (the demo judge unless MODEL is given)
+	@exec env $(SERVE_ENV) $(PY) -m service serve
+
+.PHONY: check
+check: $(RUNTIME) $(TOOLS) ## lint, formatting, types
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+	$(PY) -m mypy
+
+.PHONY: test
+test: $(RUNTIME) $(TOOLS) ## every test, real vLLM on the CPU included (TESTS='path or options' narrows it)
+	$(PY) -m pytest $(TESTS)
+
+.PHONY: test-fast
+test-fast: $(RUNTIME) $(TOOLS) ## the fake-engine suite: no real engine, under a minute
+	$(PY) -m pytest -m 'not vllm and not slow' $(TESTS)
+
+.PHONY: bench
+bench: $(RUNTIME) $(TOOLS) ## judged comparisons a second against vLLM offline, its OpenAI server and transformers, as ratios
+	$(PY) -m benchmarks
+
+.PHONY: clean
+clean: ## remove environments, caches and build outputs
+	rm -rf .venv .venv-* build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# --- installation ------------------------------------------------------------------------------------------------------
+
+# A bare Debian has Python without its venv module, and may lack the NUMA library that vLLM's CPU kernels link to.
+$(PY):
+	@test -n '$(PYTHON)' || { echo 'Python 3.11, 3.12 or 3.13 is needed: install one, or name it with make PYTHON=/path/to/python3.'; exit 1; }
+	@missing=''; \
+	$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || \
+		missing="$$($(PYTHON) -c 'import sys; print("python%d.%d-venv" % sys.version_info[:2])')"; \
+	if [ $(DEVICE) = cpu ] && ! $(PYTHON) -c 'import ctypes; ctypes.CDLL("libnuma.so.1")' 2>/dev/null; then missing="$$missing libnuma1"; fi; \
+	if [ -n "$$missing" ]; then \
+		if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+			echo "Installing system packages:" $$missing; \
+			apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $$missing; \
+		else \
+			echo "System packages are missing. Run this, then make again:"; echo "  sudo apt-get install -y" $$missing; exit 1; \
+		fi; \
+	fi
+	@$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); exit 1; }
+
+# torch alone may come from PyTorch's index; no retries, so that a host that cannot be reached costs seconds.
+$(VENV)/cpu.stamp: requirements/cpu.txt | $(PY)
+	$(PIP) --no-deps --retries 0 --extra-index-url $(TORCH_INDEX) "$$(sed -n '/^torch==/p' requirements/cpu.txt)"
+	$(PIP) --no-deps -r requirements/cpu.txt
+	@touch $@
+
+$(VENV)/gpu.stamp: requirements/gpu.txt | $(PY)
+	$(PIP) -r requirements/gpu.txt
+	@touch $@
+
+# After the runtime: one pip at a time in one environment, also under make -j.
+$(TOOLS): requirements/dev.txt | $(RUNTIME)
+	$(PIP) --no-deps -r requirements/dev.txt
+	@touch $@
