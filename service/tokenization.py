@@ -104,7 +104,7 @@ class ChatTokenizer:
         self.eos_id: int | None = tokenizer.eos_token_id
         # Two objects of our own: nobody else can change their settings while a request is being encoded.
         self._full = Tokenizer.from_str(json.dumps({**spec, **plain}))
-        self._stripped = Tokenizer.from_str(json.dumps({**spec, **plain, "added_tokens": layout}))
+        self._stripped = Tokenizer.from_str(json.dumps({**spec, **plain, **_only(layout, spec["model"])}))
         longest_first = sorted(self._added, key=len, reverse=True)
         self._control_text = re.compile("|".join(map(re.escape, longest_first)) or r"(?!)")
         self._skeleton = lru_cache(maxsize=_SHAPES_KEPT)(self._build_skeleton)
@@ -281,7 +281,7 @@ class ChatTokenizer:
         parts = re.split(f"({'|'.join(marks)})", text)
         order = [marks.index(mark) for mark in parts[1::2]]
         if sorted(order) != list(range(len(marks))):
-            raise InvalidInput("The judge's chat template drops or repeats messages of this sequence of roles.")
+            raise InvalidInput("The judge's chat template drops, repeats or rewrites messages of these roles.")
         return parts[::2], order
 
     def _assemble(self, cuts: Sequence[Sequence[str | _Slot]], controls: Sequence[_AddedToken]) -> _Skeleton:
@@ -317,6 +317,14 @@ def _chat_template(tokenizer: PreTrainedTokenizerBase, name: str) -> str:
 def _is_layout(token: Mapping[str, Any]) -> bool:
     """Some vocabularies add runs of white space as tokens: ordinary text, which must stay so (Gemma, GPT-NeoX)."""
     return not token["special"] and bool(token["content"]) and not token["content"].strip(_SPACES + "\u2581")
+
+
+def _only(layout: Sequence[Mapping[str, Any]], model: Mapping[str, Any]) -> dict[str, Any]:
+    """The parts of a tokenizer file that keep just these added tokens. In the vocabulary they keep their ids, too."""
+    vocabulary = model["vocab"]
+    if isinstance(vocabulary, dict):
+        vocabulary = {token["content"]: token["id"] for token in layout} | vocabulary
+    return {"added_tokens": layout, "model": {**model, "vocab": vocabulary}}
 
 
 def _slots(order: Sequence[int], gaps: Sequence[str], edged_gaps: Sequence[str]) -> list[_Slot]:

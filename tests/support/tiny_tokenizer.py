@@ -36,7 +36,8 @@ QWEN3 = """{%- for m in messages %}
 {%- else %}{{ '<|im_start|>' + m.role + '\n' + m.content + '<|im_end|>\n' }}{%- endif %}
 {%- endfor %}
 {%- if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}
-{%- if enable_thinking is defined and enable_thinking is false %}{{ '<think>\n\n</think>\n\n' }}{%- endif %}{%- endif %}"""
+{%- if enable_thinking is defined and enable_thinking is false %}{{ '<think>\n\n</think>\n\n' }}{%- endif %}
+{%- endif %}"""
 
 # Llama 3's: a begin-of-text token in the template itself, and contents trimmed.
 LLAMA3 = """{{ '<|bos|>' }}{%- for m in messages %}
@@ -44,7 +45,8 @@ LLAMA3 = """{{ '<|bos|>' }}{%- for m in messages %}
 {%- if add_generation_prompt %}{{ '<|start_header_id|>assistant<|end_header_id|>\n\n' }}{%- endif %}"""
 
 # Gemma's and older Mistral's refusal.
-NO_SYSTEM = """{%- for m in messages %}{%- if m.role == 'system' %}{{ raise_exception('System role not supported') }}{%- endif %}
+NO_SYSTEM = """{%- for m in messages %}
+{%- if m.role == 'system' %}{{ raise_exception('System role not supported') }}{%- endif %}
 {{- '<|im_start|>' + m.role + '\n' + m.content + '<|im_end|>\n' }}{%- endfor %}
 {%- if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{%- endif %}"""
 
@@ -55,7 +57,8 @@ _CORPUS = (
     "user\nassistant\nsystem\n[User Question]\n[The Start of Assistant A's Answer]\n#Preferred: A",
     "<think>\nFeedback:\nComparision:\nConclusion:\n</think>\n<answer>\nA\n</answer> <answer>[[B]]</answer>",
     "def f(x):\n    return x + 1\n\nfor i in range(10):\n    print(i)",
-    "r\u00e9sum\u00e9 \u041f\u0440\u0438\u0432\u0435\u0442 \u043c\u0438\u0440 \u4f60\u597d\u4e16\u754c \U0001f600 1234567890 3.14",
+    "r\u00e9sum\u00e9 \u041f\u0440\u0438\u0432\u0435\u0442 \u043c\u0438\u0440 \u4f60\u597d\u4e16\u754c \U0001f600",
+    "1234567890 3.14",
 )
 
 
