@@ -1,0 +1,216 @@
+"""Imports point one way. The table is ARCHITECTURE.md's; a new room needs a line here before it can be imported."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from dataclasses import dataclass
+from graphlib import TopologicalSorter
+from pathlib import Path
+
+import pytest
+
+from tests.architecture.source import PACKAGES, ROOT, Import, imports, is_standard, is_within, modules
+
+
+@dataclass(frozen=True)
+class Room:
+    """What a room may import: rooms of the project (with all in them), and libraries outside the standard one."""
+
+    rooms: tuple[str, ...] = ()
+    libraries: tuple[str, ...] = ()
+
+
+NOUNS = ("service.types", "service.errors")
+PIPELINE = ("service.judge", "service.judgment", "service.streaming", "service.scoring")
+PURE = ("service.judging", "service.ranking", "service.aggregation", "service.normalization")
+PROTOCOLS = ("service.engines.base", "service.stores.base")
+WIRE = ("service.routes.base", "service.schemas", "service.context", "service.admission", "service.auth")
+
+# The longest key that holds a module is its room. A key that ends in ".*" makes every file under it a room of its own,
+# so one engine cannot lean on another.
+ROOMS: dict[str, Room] = {
+    "service": Room(),
+    "service.types": Room(),
+    "service.errors": Room(("service.types",)),
+    "service.judging": Room(NOUNS),
+    "service.ranking": Room(NOUNS),
+    "service.aggregation": Room(NOUNS),
+    "service.normalization": Room(NOUNS),
+    "service.manifest": Room(NOUNS),
+    "service.tokenization": Room(NOUNS, ("tokenizers", "transformers", "jinja2")),
+    "service.byte_tokenizer": Room(("service.tokenization",), ("tokenizers", "transformers")),
+    "service.engines.base": Room(NOUNS),
+    "service.engines.cpu": Room(),
+    "service.engines.*": Room((*NOUNS, "service.engines.base")),
+    "service.engines.remote": Room((*NOUNS, "service.engines.base"), ("httpx",)),
+    "service.engines.transformers": Room((*NOUNS, "service.engines.base"), ("torch", "transformers")),
+    "service.engines.vllm": Room(
+        (*NOUNS, "service.engines.base", "service.engines.cpu"), ("vllm", "prometheus_client")
+    ),
+    "service.stores.base": Room((*NOUNS, "service.normalization")),
+    "service.stores.*": Room((*NOUNS, "service.stores.base", "service.normalization")),
+    "service.stores.redis": Room((*NOUNS, "service.stores.base", "service.normalization"), ("redis",)),
+    # One judge, one judgment, its stream and the pipeline: four files, one room.
+    "service.judge": Room((*NOUNS, "service.engines.base", "service.judging", "service.tokenization")),
+    "service.judgment": Room((*NOUNS, *PURE, "service.engines.base", "service.judge")),
+    "service.streaming": Room((*NOUNS, *PURE, "service.engines.base", "service.judge", "service.judgment")),
+    "service.scoring": Room((*NOUNS, *PURE, *PROTOCOLS, "service.tokenization", *PIPELINE)),
+    "service.rewards": Room((*NOUNS, "service.normalization", "service.stores.base")),
+    "service.admission": Room(NOUNS),
+    "service.health": Room((*NOUNS, *PROTOCOLS, "service.admission")),
+    "service.settings": Room(NOUNS, ("pydantic", "pydantic_settings")),
+    "service.metrics": Room(NOUNS, ("prometheus_client",)),
+    "service.auth": Room(NOUNS, ("fastapi",)),
+    "service.schemas": Room(NOUNS, ("pydantic",)),
+    # What routes are handed: protocols and pipeline, already built. Knows no HTTP.
+    "service.context": Room(
+        (
+            *NOUNS,
+            *PROTOCOLS,
+            *PIPELINE,
+            "service.admission",
+            "service.auth",
+            "service.health",
+            "service.metrics",
+            "service.rewards",
+            "service.settings",
+        )
+    ),
+    "service.middleware": Room((*NOUNS, "service.context", "service.metrics"), ("starlette",)),
+    "service.routes": Room(
+        (*NOUNS, *WIRE, *PIPELINE, "service.ranking", "service.rewards", "service.stores.base", "service.metrics"),
+        ("fastapi", "starlette"),
+    ),
+    "service.startup": Room(("service",), ("prometheus_client",)),
+    "service.app": Room(("service",), ("fastapi", "starlette")),
+    "service.__main__": Room(("service",), ("fastapi", "uvicorn")),
+    "client": Room((), ("httpx",)),
+    "training": Room(),
+    "training.__main__": Room(("training",)),
+    "training.configs": Room((), ("pydantic",)),
+    "training.data": Room(("service.judging", "service.types", "service.manifest"), ("tokenizers", "transformers")),
+    "training.objectives": Room(("service.types",), ("torch",)),
+    "training.evaluation": Room(
+        (
+            "training",
+            *NOUNS,
+            *PURE,
+            "service.manifest",
+            "service.tokenization",
+            "service.scoring",
+            "service.engines",
+            "client",
+        ),
+        ("torch", "transformers"),
+    ),
+    "training.stages": Room(
+        (
+            "training",
+            *NOUNS,
+            *PURE,
+            "service.manifest",
+            "service.tokenization",
+            "service.scoring",
+            "service.engines",
+            "client",
+        ),
+        ("torch", "transformers", "accelerate", "peft", "trl", "tqdm"),
+    ),
+    # They measure the whole house from outside, each against its own opponent.
+    "benchmarks": Room(("service", "training", "client"), ("httpx", "matplotlib", "psutil", "rich")),
+    "benchmarks.offline": Room(("service",), ("vllm", "prometheus_client")),
+    "benchmarks.one_pair": Room((), ("torch", "transformers")),
+    "examples": Room(("client",), ("httpx",)),
+}
+
+
+def room_of(module: str, rooms: dict[str, Room]) -> tuple[str, Room] | None:
+    """A module's room and its name (the module's own where each file is a room); None for an undeclared one."""
+    keys = [key for key in rooms if is_within(module, key.removesuffix(".*"))]
+    keys = [key for key in keys if key != "service" or module == "service"]
+    if not keys:
+        return None
+    key = max(keys, key=lambda key: (len(key.removesuffix(".*")), -len(key)))
+    return (module if key.endswith(".*") else key), rooms[key]
+
+
+def fault(edge: Import, rooms: dict[str, Room], packages: tuple[str, ...]) -> str | None:
+    """Why the law forbids this import; None if it allows it."""
+    found = room_of(edge.module, rooms)
+    if found is None:
+        return f"{edge.module} lies in no declared room"
+    name, room = found
+    library = edge.target.partition(".")[0]
+    if library in packages:
+        target = room_of(edge.target, rooms)
+        same = target is not None and target[0] == name
+        allowed = same or any(is_within(edge.target, inside) for inside in room.rooms)
+    else:
+        allowed = is_standard(library) or library == "__future__" or library in room.libraries
+    return None if allowed else f"{edge.module}:{edge.line} must not import {edge.target}"
+
+
+def test_imports_follow_the_law() -> None:
+    tree = modules()
+    assert len(tree) > 50, "the tree was not found"
+    faults = [found for edge in imports(tree) if (found := fault(edge, ROOMS, PACKAGES))]
+    assert not faults, "\n".join(faults)
+
+
+def test_every_declared_service_room_exists_or_is_announced() -> None:
+    """A room that was renamed must not leave its old permissions behind."""
+    names = {module.name for module in modules()}
+    announced = {"client", "examples", "service.stores.redis"}
+    stale = [key for key in ROOMS if key.removesuffix(".*") not in names | announced]
+    assert not stale
+
+
+def test_no_import_cycles() -> None:
+    tree = modules()
+    names = {module.name for module in tree}
+    graph: dict[str, set[str]] = {name: set() for name in names}
+    for edge in imports(tree):
+        if edge.target in names and edge.target != edge.module:
+            graph[edge.module].add(edge.target)
+    order = list(TopologicalSorter(graph).static_order())  # raises CycleError and names the cycle
+    assert len(order) == len(names)
+
+
+@pytest.mark.parametrize(
+    ("source", "complaint"),
+    [
+        ("from service.engines import fake\n", "must not import service.engines.fake"),
+        ("def f():\n    import torch\n", "must not import torch"),
+        ("from training import data\n", "must not import training"),
+        ("import math\nfrom service.types import Verdict\n", None),
+    ],
+)
+def test_the_law_is_enforced(tmp_path: Path, source: str, complaint: str | None) -> None:
+    """The checker itself, on a tree of three files."""
+    for name, text in {
+        "service/types.py": "",
+        "service/engines/fake.py": "",
+        "service/judging/new.py": source,
+    }.items():
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    faults = [found for edge in imports(modules(tmp_path)) if (found := fault(edge, ROOMS, PACKAGES))]
+    assert [complaint in found for found in faults] == ([True] if complaint else [])
+
+
+def test_one_engine_must_not_lean_on_another() -> None:
+    edge = Import("service.engines.fake", "service.engines.vllm", 1)
+    assert fault(edge, ROOMS, PACKAGES) == "service.engines.fake:1 must not import service.engines.vllm"
+
+
+@pytest.mark.slow
+def test_the_service_imports_where_torch_and_vllm_are_not_installed() -> None:
+    """`remote` and `fake` install in seconds because nothing on their road needs a model library."""
+    code = (
+        "import sys; sys.modules['torch'] = sys.modules['vllm'] = None; "  # as if they were not there
+        "import service.app, service.engines.fake, service.engines.remote"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
