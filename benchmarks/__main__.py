@@ -1,0 +1,53 @@
+"""``python -m benchmarks [NAME]``: run one measurement, or throughput."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from argparse import ArgumentParser, Namespace
+from collections.abc import Sequence
+from types import FrameType, ModuleType
+
+from benchmarks import heldout, kill, prefix, repeatability, startup, throughput
+from benchmarks.figures import DOCS
+
+MEASUREMENTS: dict[str, ModuleType] = {
+    module.__name__.rpartition(".")[2]: module for module in (throughput, prefix, heldout, repeatability, startup, kill)
+}
+WITH_URL = (prefix, heldout)
+
+
+def parse(command_line: Sequence[str]) -> Namespace:
+    parser = ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    names = parser.add_subparsers(dest="name", metavar="NAME")
+    for name, module in MEASUREMENTS.items():
+        one = names.add_parser(name, help=(module.__doc__ or "").strip(), description=module.__doc__)
+        one.add_argument("--write-docs", action="store_true", help=f"add the result to {DOCS.parent.name}/{DOCS.name}")
+        one.add_argument("--strict", action="store_true", help="exit with 1 when a promised figure is missed")
+        if module is not startup:
+            one.add_argument("--model", help="checkpoint directory (default: the demo judge)")
+        if module in WITH_URL:
+            one.add_argument("--url", help="a running service (default: one is started)")
+        module.add_arguments(one)
+    known = [*MEASUREMENTS, "-h", "--help"]
+    wanted = list(command_line)
+    return parser.parse_args(wanted if wanted and wanted[0] in known else ["throughput", *wanted])
+
+
+def main() -> int:
+    arguments = parse(sys.argv[1:])
+    signal.signal(signal.SIGTERM, _interrupt)
+    report = MEASUREMENTS[arguments.name].run(arguments)
+    report.show()
+    if arguments.write_docs:
+        report.append_to(DOCS)
+    return int(arguments.strict and not report.holds)
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    """SIGTERM ends the programs under measurement as Ctrl-C does."""
+    raise KeyboardInterrupt
+
+
+if __name__ == "__main__":
+    sys.exit(main())

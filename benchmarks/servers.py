@@ -1,0 +1,70 @@
+"""The servers compared here: this service and vLLM's own OpenAI server."""
+
+from __future__ import annotations
+
+import sys
+from argparse import Namespace
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from benchmarks.processes import Server, free_port
+
+READY_S = 300.0
+DEADLINE = {"X-Deadline-Ms": "600000"}
+"""Batches are measured to their end, however slow the machine."""
+
+
+def engine_environment(arguments: Namespace, **engine: str) -> dict[str, str]:
+    """Settings of the service as the measurement wants them; everything else stays at its default."""
+    settings = {"GRAM_STORE__TYPE": "memory"}
+    if arguments.model:
+        settings["GRAM_ENGINE__MODEL"] = str(arguments.model)
+    return settings | {f"GRAM_ENGINE__{name.upper()}": value for name, value in engine.items()}
+
+
+def start_service(environment: Mapping[str, str]) -> Server:
+    """This service, not yet ready."""
+    port = free_port()
+    command = [sys.executable, "-m", "service", "serve"]
+    return Server(command, port, {**environment, "GRAM_SERVER__PORT": str(port)})
+
+
+@contextmanager
+def running_service(environment: Mapping[str, str]) -> Iterator[Server]:
+    """This service, ready for requests, for the length of the block."""
+    with start_service(environment) as server:
+        server.wait("/readyz", READY_S)
+        yield server
+
+
+@contextmanager
+def service_url(arguments: Namespace) -> Iterator[str]:
+    """``--url`` if the caller named a running service, else one started for the length of the block."""
+    if arguments.url:
+        yield arguments.url.rstrip("/")
+        return
+    with running_service(engine_environment(arguments)) as server:
+        yield server.url
+
+
+def start_openai_server(model: str, flags: list[str], environment: Mapping[str, str]) -> Server:
+    """vLLM's own server for chat completions, not yet ready."""
+    port = free_port()
+    module = "vllm.entrypoints.openai.api_server"
+    command = [sys.executable, "-m", module, "--model", model, "--host", "127.0.0.1", "--port", str(port), *flags]
+    return Server(command, port, environment)
+
+
+def as_flags(engine_arguments: Mapping[str, Any]) -> list[str]:
+    """vLLM engine arguments as its command line spells them; the model is named elsewhere."""
+    flags: list[str] = []
+    for name, value in engine_arguments.items():
+        option = name.replace("_", "-")
+        if name == "model" or value is None:
+            continue
+        if isinstance(value, bool):
+            flags.append(f"--{option}" if value else f"--no-{option}")
+        else:
+            flags += [f"--{option}", str(value)]
+    return flags
