@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, Protocol
 
-from service.errors import InvalidInput, NotFound, TokenLimitExceeded
+from service.errors import InvalidInput, NotFound, StartupError, TokenLimitExceeded
 from service.types import Completion
 
 Task = Literal["label", "generate", "scalar"]
@@ -180,14 +180,24 @@ def room_for(request: EngineRequest, info: EngineInfo) -> int:
     return min(request.max_tokens, info.max_model_len - len(request.prompt_ids))
 
 
-def fingerprint_weights(checkpoint: Path) -> str:
+def require_model(model: str) -> None:
+    """Raise `StartupError` where ``model`` names a directory (and not a hub id) that holds no model."""
+    path = Path(model)
+    looks_local = path.is_absolute() or model.startswith((".", "~")) or path.exists()
+    if looks_local and not (path / "config.json").is_file():
+        raise StartupError(f"There is no model at {model}; give a directory with config.json and safetensors weights.")
+
+
+def fingerprint_weights(model: str) -> str:
     """A short name for a checkpoint directory's weights: equal files give equal names on every machine.
 
-    Covers the JSON files that shape the model and pieces spread over every weight file, so that a retrained model of
-    the same shape gets another name without reading tens of gigabytes.
+    A hub id is its own name. Covers the JSON files that shape the model and pieces spread over every weight file, so
+    that a retrained model of the same shape gets another name without reading tens of gigabytes.
     """
+    if not Path(model).is_dir():
+        return model
     digest = hashlib.sha256()
-    for path in sorted(checkpoint.iterdir()):
+    for path in sorted(Path(model).iterdir()):
         if path.suffix == ".safetensors":
             size = path.stat().st_size
             digest.update(f"{path.name} {size}".encode())

@@ -45,6 +45,7 @@ from service.engines.base import (
     TextDelta,
     check_request,
     fingerprint_weights,
+    require_model,
 )
 from service.engines.cpu import choose_cpu_plan, read_cpu
 from service.errors import EngineDead, InvalidInput, JudgmentFailed, Overloaded, ServiceError, StartupError
@@ -183,7 +184,8 @@ class VllmEngine:
 
         Freezes what the garbage collector sees: full collections over vLLM's objects stall requests by 100 ms and more.
         """
-        _require_model(self.options)
+        require_model(self.options.model)
+        _require_device(self.options.device)
         try:
             llm = await asyncio.to_thread(self._build)
             self._llm = llm
@@ -217,17 +219,16 @@ class VllmEngine:
         return AsyncLLM.from_engine_args(args, stat_loggers=[self._metrics.logger] if self._metrics else None)
 
     def _describe(self, llm: AsyncLLM) -> EngineInfo:
-        config, path = llm.model_config, Path(self.options.model)
+        config = llm.model_config
         if "scalar" in self._tasks and config.hf_config.num_labels != 1:
             raise StartupError(f"{self.options.model} has several outputs; a scalar judge needs a head with one.")
-        version = self.options.weight_version or (fingerprint_weights(path) if path.is_dir() else self.options.model)
         return EngineInfo(
             engine="vllm",
             model=self.options.model,
             max_model_len=config.max_model_len,
-            weight_version=version,
+            weight_version=self.options.weight_version or fingerprint_weights(self.options.model),
             dtype=str(config.dtype).removeprefix("torch."),
-            adapter_versions={name: fingerprint_weights(Path(p)) for name, p in self.options.adapters.items()},
+            adapter_versions={name: fingerprint_weights(p) for name, p in self.options.adapters.items()},
         )
 
     async def check(self) -> None:
@@ -396,13 +397,9 @@ def _prompt(request: EngineRequest) -> TokensInput:
     return tokens_input(list(request.prompt_ids), cache_salt=request.cache_salt)
 
 
-def _require_model(options: VllmOptions) -> None:
+def _require_device(device: str) -> None:
     """Raise `StartupError` for what vLLM would only report deep in its log."""
-    path = Path(options.model)
-    looks_local = path.is_absolute() or options.model.startswith((".", "~")) or path.exists()
-    if looks_local and not (path / "config.json").is_file():
-        raise StartupError(f"There is no model at {options.model}; give a directory with config.json and weights.")
-    if options.device != "auto" and (options.device == "cpu") != current_platform.is_cpu():
-        raise StartupError(f"The installed vLLM cannot use device {options.device!r}; install its other extra.")
+    if device != "auto" and (device == "cpu") != current_platform.is_cpu():
+        raise StartupError(f"The installed vLLM cannot use device {device!r}; install its other extra.")
     if current_platform.is_unspecified():
         raise StartupError("The installed vLLM finds no usable device; install the CPU extra or check the GPU driver.")
