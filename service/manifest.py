@@ -13,6 +13,7 @@ judges. Family and template are names here; the judging registry knows which exi
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path, PurePosixPath
@@ -22,6 +23,7 @@ from service.errors import StartupError
 
 FILE_NAME = "judge.json"
 FORMAT = 1
+_LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,8 +108,8 @@ class _Reader:
 
     def text(self, key: str) -> str:
         value = self.value(key)
-        if not isinstance(value, str) or not value.strip():
-            raise self.error(key, "must be a text that is not empty")
+        if not isinstance(value, str) or not value.strip() or _LONE_SURROGATE.search(value):
+            raise self.error(key, "must be a text that is not empty, in valid Unicode")
         return value
 
     def tokens(self, key: str, minimum: int) -> int:

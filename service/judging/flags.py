@@ -83,20 +83,28 @@ _LOOK_ALIKES = {
 }
 _LOOK_ALIKE = re.compile(f"[{''.join(_LOOK_ALIKES)}]")
 
-# Needle (cheap to look for in any text) and pattern, on text without any white space ...
-_VERDICTS = (
+# Needle (cheap to look for in any text) and pattern: on text without any white space ...
+_DENSE_VERDICTS = (
     ("</think>", re.compile("</think>")),
     ("<answer>", re.compile(r"<answer>\W{0,8}[ab]\W{0,8}</answer>")),
     ("[[", re.compile(r"\[\[[abc]\]\](?!</answer>)")),
     ("\\boxed{", re.compile(r"\\boxed\{(?:\\text\{)?\W{0,2}[ab]\W{0,2}\}")),
-    ("#preferred", re.compile(r"#preferred:?\W{0,3}[ab](?![a-z])")),
     ('":', re.compile(r'"(?:verdict|preferred|preference|winner|better|best|choice|answer|label)":"?\W?[ab]\b')),
-    ("final", re.compile(r"finalverdict(?:is)?:?\W{0,4}(?:assistant|response|chatbot|output)?\W{0,2}[ab](?![a-z])")),
 )
 # ... and on text with its white space collapsed, where words end.
-_CLAIM = re.compile(
-    r"(?:\b(?:assistant|response|output|answer|option|chatbot|candidate) ?[\"'(\[]{0,2}[ab]\b[\"')\]]{0,2}"
-    r"|[\"'(\[][ab][\"')\]])(?:'s (?:answer|response))? is (?:\w+ )?better\b"
+_SPACED_VERDICTS = (
+    ("preferred", re.compile(r"# ?preferred\W{0,5}[ab]\b")),
+    (
+        "final verdict",
+        re.compile(r"final verdict(?: is)?\W{0,5}(?:(?:assistant|response|chatbot|output)\W{1,3})?[ab]\b"),
+    ),
+    (
+        "better",
+        re.compile(
+            r"(?:\b(?:assistant|response|output|answer|option|chatbot|candidate) ?[\"'(\[]{0,2}[ab]\b[\"')\]]{0,2}"
+            r"|[\"'(\[][ab][\"')\]])(?:'s (?:answer|response))? is (?:\w+ )?better\b"
+        ),
+    ),
 )
 
 # Openers that fool judges when they are the whole response (arXiv 2507.08794); compared without case and punctuation.
@@ -174,8 +182,10 @@ def _dense_delimiters(delimiters: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def _verdicts(spaced: str, dense: str) -> int:
-    count = sum(len(pattern.findall(dense)) for needle, pattern in _VERDICTS if needle in dense)
-    return count + (len(_CLAIM.findall(spaced)) if "better" in spaced else 0)
+    searches = ((dense, _DENSE_VERDICTS), (spaced, _SPACED_VERDICTS))
+    return sum(
+        len(pattern.findall(text)) for text, verdicts in searches for needle, pattern in verdicts if needle in text
+    )
 
 
 def _character_counts(text: str) -> Iterator[tuple[str, int]]:
