@@ -29,6 +29,8 @@ from service.types import Scope
 
 PREFIX = "GRAM_"
 CONFIG_VARIABLE = "GRAM_CONFIG"
+NOT_SETTINGS = frozenset({CONFIG_VARIABLE, "GRAM_DATA_DIR"})
+"""Variables with our prefix that are no settings: the file to read, and the evaluation data of tests and benchmarks."""
 
 
 def demo_model() -> str:
@@ -263,7 +265,7 @@ def _refuse_unknown_variables() -> None:
     known = {f"{PREFIX}{name}".upper() for name in Settings.model_fields}
     for variable in os.environ:
         name = variable.upper()
-        if name.startswith(PREFIX) and name != CONFIG_VARIABLE and name.partition("__")[0] not in known:
+        if name.startswith(PREFIX) and name not in NOT_SETTINGS and name.partition("__")[0] not in known:
             raise StartupError(f"The environment variable {variable} is no setting; correct or unset it.")
 
 
