@@ -6,6 +6,7 @@
 
 DEVICE ?= cpu
 MODEL ?=
+FAMILY ?=
 PORT ?= 8000
 TESTS ?=
 
@@ -21,12 +22,11 @@ TOOLS := $(VENV)/dev.stamp
 PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3; do \
 	$$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null && { echo $$p; break; }; done)
 
-# As settings of the service (environment names in docs/configuration.md).
-SERVE_ENV = GRAM_SERVER__PORT=$(PORT) GRAM_ENGINE__TYPE=vllm GRAM_ENGINE__DEVICE=$(DEVICE) $(if $(MODEL),GRAM_ENGINE__MODEL='$(MODEL)')
+SERVE = --engine vllm --device $(DEVICE) --port $(PORT) $(if $(MODEL),--model '$(MODEL)') $(if $(FAMILY),--family '$(FAMILY)')
 
 .PHONY: help
 help: ## show this list
-	@echo 'make VERB [DEVICE=cpu|cuda] [MODEL=path-or-hub-id] [PORT=8000]'
+	@echo 'make VERB [DEVICE=cpu|cuda] [MODEL=path-or-hub-id] [FAMILY=gram|gram_r2|rm_r1|scalar] [PORT=8000]'
 	@sed -n 's/^\([a-z][a-z-]*\):.*## \(.*\)/  \1\t\2/p' Makefile | expand -t 14
 
 .PHONY: install
@@ -34,7 +34,7 @@ install: $(RUNTIME) $(TOOLS) ## create the environment with everything that serv
 
 .PHONY: serve
 serve: $(RUNTIME) ## install what is missing, start the service on 127.0.0.1:PORT (the demo judge unless MODEL is given)
-	@exec env $(SERVE_ENV) $(PY) -m service serve
+	@exec $(PY) -m service serve $(SERVE)
 
 .PHONY: check
 check: $(RUNTIME) $(TOOLS) ## lint, formatting, types
