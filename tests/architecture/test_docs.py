@@ -1,4 +1,4 @@
-"""What the documents list is what the code has: settings with their defaults, metrics with their labels, error codes."""
+"""What the documents list is what the code has: settings with defaults, metrics with labels, error codes."""
 
 from __future__ import annotations
 
