@@ -142,6 +142,7 @@ class TransformersEngine:
             yield await work
         finally:
             work.cancel()
+            await asyncio.gather(work, return_exceptions=True)
 
     async def close(self) -> None:
         self._closed = True

@@ -6,16 +6,20 @@ Their answers mean nothing; that every engine computes the same answers is what 
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import torch
-from peft import LoraConfig, get_peft_model
+from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM, Qwen3ForSequenceClassification
 
 MAX_MODEL_LEN = 512
+# A prompt after which the causal model, when greedy, writes at most END_AFTER tokens and its end-of-sequence token.
+ENDING_PROMPT, END_AFTER = "This text comes to its", 5
 CHATML = (
     "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>\n' }}"
     "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
@@ -35,15 +39,30 @@ class TinyCheckpoints:
     adapter: Path
     broken: Path
 
+    @property
+    def max_model_len(self) -> int:
+        return MAX_MODEL_LEN
+
+    @property
+    def vocabulary(self) -> int:
+        return len(_load_tokenizer(self.causal))
+
+    def encode(self, text: str) -> tuple[int, ...]:
+        return tuple(_load_tokenizer(self.causal).encode(text))
+
 
 def write_tiny_checkpoints(root: Path) -> TinyCheckpoints:
-    """Write all of them below ``root``; the same bytes every time."""
+    """Write all of them below ``root``, once; the same bytes every time."""
+    torch.set_num_threads(1)  # more only wait for each other on models this small
     made = TinyCheckpoints(root / "causal", root / "classifier", root / "adapter", root / "broken")
+    if made.adapter.exists():
+        return made
     tokenizer = _tokenizer()
     torch.manual_seed(20)
     causal = Qwen3ForCausalLM(_config(tokenizer))
     # Sharper than a fresh model, so that different prompts and both labels give clearly different probabilities.
     torch.nn.init.normal_(causal.lm_head.weight, std=0.3)
+    _teach_to_end(causal, tokenizer)
     classifier = Qwen3ForSequenceClassification(_config(tokenizer, num_labels=1))
     torch.nn.init.normal_(classifier.score.weight, std=0.3)
     for model, path in ((causal, made.causal), (causal, made.broken), (classifier, made.classifier)):
@@ -52,6 +71,30 @@ def write_tiny_checkpoints(root: Path) -> TinyCheckpoints:
     _break(made.broken)
     _write_adapter(causal, made.adapter)
     return made
+
+
+def reference_logprobs(
+    made: TinyCheckpoints, prompt_ids: Sequence[int], label_ids: Sequence[int], adapter: bool
+) -> tuple[float, ...]:
+    """Label log-probabilities by one plain forward pass, without any of our engines."""
+    model = Qwen3ForCausalLM.from_pretrained(made.causal)
+    if adapter:
+        model = PeftModel.from_pretrained(model, made.adapter)
+    with torch.inference_mode():
+        logits = model(torch.tensor([prompt_ids])).logits[0, -1]
+    return tuple(torch.log_softmax(logits, dim=-1)[list(label_ids)].tolist())
+
+
+def reference_score(made: TinyCheckpoints, prompt_ids: Sequence[int]) -> float:
+    """The classifier's raw output by one plain forward pass."""
+    model = Qwen3ForSequenceClassification.from_pretrained(made.classifier)
+    with torch.inference_mode():
+        return float(model(torch.tensor([prompt_ids])).logits[0, 0])
+
+
+@cache
+def _load_tokenizer(path: Path) -> PreTrainedTokenizerFast:
+    return PreTrainedTokenizerFast.from_pretrained(path)
 
 
 def _config(tokenizer: PreTrainedTokenizerFast, **extra: int) -> Qwen3Config:
@@ -87,6 +130,18 @@ def _tokenizer() -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast(
         tokenizer_object=inner, eos_token="<|im_end|>", pad_token="<|endoftext|>", chat_template=CHATML
     )
+
+
+def _teach_to_end(model: Qwen3ForCausalLM, tokenizer: PreTrainedTokenizerFast) -> None:
+    """Point the end token's output row at the one hidden state where it shall win."""
+    ids = tokenizer.encode(ENDING_PROMPT, return_tensors="pt")
+    with torch.inference_mode():
+        for _ in range(END_AFTER):
+            ids = torch.cat([ids, model(ids).logits[:, -1].argmax(-1, keepdim=True)], dim=1)
+        hidden = model.model(ids).last_hidden_state[0, -1]
+        top = model.lm_head(hidden).max()
+    with torch.no_grad():
+        model.lm_head.weight[tokenizer.eos_token_id] = hidden / hidden.dot(hidden) * (top + 0.5)
 
 
 def _break(path: Path) -> None:
