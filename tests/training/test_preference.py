@@ -1,0 +1,76 @@
+"""The smoothed two-label loss: its identities, its minimum, PyTorch's convention, and what holds label mass."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch.nn.functional import cross_entropy
+
+from training.objectives.preference import (
+    best_margin,
+    language_model_loss,
+    preference_loss,
+    right_margin,
+    smoothed_ranking_loss,
+)
+
+LABEL_IDS = torch.tensor([3, 5])
+
+
+def _batch(rows: int = 16, vocabulary: int = 11) -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(4)
+    return (
+        torch.randn(rows, vocabulary, generator=generator, dtype=torch.float64),
+        torch.randint(0, 2, (rows,), generator=generator),
+    )
+
+
+@pytest.mark.parametrize("alpha", [0.01, 0.05, 0.2])
+def test_smoothed_cross_entropy_is_ranking_loss_plus_linear_penalty(alpha: float) -> None:
+    logits, label = _batch()
+    pair = logits[:, LABEL_IDS]
+    log_p = pair.log_softmax(-1)
+    right, wrong = log_p[torch.arange(len(label)), label], log_p[torch.arange(len(label)), 1 - label]
+    cross = -(1 - alpha) * right - alpha * wrong
+    torch.testing.assert_close(smoothed_ranking_loss(right_margin(pair, label), alpha), cross)
+
+
+@pytest.mark.parametrize("alpha", [0.01, 0.05, 0.2])
+def test_pytorch_epsilon_is_twice_alpha(alpha: float) -> None:
+    logits, label = _batch()
+    ours = preference_loss(logits, LABEL_IDS, label, smoothing=alpha, label_mass_weight=0.0).loss
+    theirs = cross_entropy(logits[:, LABEL_IDS].float(), label, label_smoothing=2 * alpha)
+    torch.testing.assert_close(ours, theirs)
+
+
+@pytest.mark.parametrize("alpha", [0.01, 0.05, 0.2])
+def test_minimum_is_at_the_capped_confidence(alpha: float) -> None:
+    margin = torch.tensor(best_margin(alpha), dtype=torch.float64, requires_grad=True)
+    smoothed_ranking_loss(margin, alpha).backward()
+    assert margin.grad is not None
+    assert abs(margin.grad.item()) < 1e-12
+    assert torch.sigmoid(margin).item() == pytest.approx(1 - alpha)
+    assert best_margin(alpha) == pytest.approx(math.log((1 - alpha) / alpha))
+
+
+def test_label_mass_term_is_the_only_force_on_other_tokens() -> None:
+    logits, label = _batch()
+    for weight, expected in ((0.0, False), (0.1, True)):
+        leaf = logits.clone().requires_grad_()
+        preference_loss(leaf, LABEL_IDS, label, smoothing=0.02, label_mass_weight=weight).loss.backward()
+        assert leaf.grad is not None
+        assert bool(leaf.grad[:, 0].abs().sum() > 0) is expected
+
+
+def test_reported_parts_are_what_they_say() -> None:
+    logits = torch.full((2, 11), -30.0)
+    logits[:, 3], logits[:, 5] = 2.0, 0.0
+    result = preference_loss(logits, LABEL_IDS, torch.tensor([0, 1]), smoothing=0.02, label_mass_weight=0.1)
+    assert result.accuracy.item() == 0.5
+    assert result.label_mass.item() == pytest.approx(1.0)
+
+
+def test_language_model_loss_of_no_tokens_is_zero() -> None:
+    assert language_model_loss(torch.zeros(0, 11), torch.zeros(0, dtype=torch.long)).item() == 0.0

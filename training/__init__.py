@@ -1,0 +1,1 @@
+"""Trains judges: data, objectives, stages, evaluation. The service never imports it."""

@@ -1,0 +1,1 @@
+"""Training rows: one file per format, prompts worded by the judge families."""

@@ -1,0 +1,1 @@
+"""Objectives: pure functions from tensors to losses."""

@@ -1,0 +1,70 @@
+"""GRAM's second stage: two-label cross-entropy with label smoothing (arXiv 2506.14175, section 3.3).
+
+With D the logit of the right label minus that of the wrong one, and alpha the target mass of the wrong label,
+
+    L = -(1 - alpha) log sigma(D) - alpha log sigma(-D) = -log sigma(D) + alpha D
+
+which is the Bradley-Terry ranking loss plus a linear penalty on the margin. Its minimum is D* = log((1 - alpha)/alpha):
+confidence is capped at 1 - alpha. PyTorch's ``label_smoothing`` epsilon spreads over both classes: epsilon = 2 alpha.
+
+The cross-entropy sees two columns of the vocabulary only, so nothing in it keeps p(A) + p(B) near one; a small
+full-vocabulary term, -log(p(A) + p(B)), does.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy, logsigmoid
+
+
+@dataclass(frozen=True, slots=True)
+class PreferenceLoss:
+    """Means over the batch, all scalars: the loss to minimise, and what it is made of (detached)."""
+
+    loss: Tensor
+    ranking: Tensor
+    label_mass: Tensor
+    accuracy: Tensor
+
+
+def preference_loss(
+    logits: Tensor, label_ids: Tensor, label: Tensor, *, smoothing: float, label_mass_weight: float
+) -> PreferenceLoss:
+    """Loss of one next-token distribution per row.
+
+    ``logits`` [rows, vocabulary], ``label_ids`` [2] (ids of A and B), ``label`` [rows] (0 = A is better, 1 = B is).
+    """
+    logits = logits.float()
+    pair = logits[:, label_ids]
+    margin = right_margin(pair, label)
+    ranking = smoothed_ranking_loss(margin, smoothing).mean()
+    log_mass = pair.logsumexp(-1) - logits.logsumexp(-1)
+    loss = ranking - label_mass_weight * log_mass.mean()
+    return PreferenceLoss(loss, ranking.detach(), log_mass.detach().exp().mean(), (margin.detach() > 0).float().mean())
+
+
+def right_margin(pair: Tensor, label: Tensor) -> Tensor:
+    """D [rows]: logit of the right label minus the other's, from ``pair`` [rows, 2] and ``label`` [rows]."""
+    right = pair.gather(1, label[:, None]).squeeze(1)
+    return 2 * right - pair.sum(-1)
+
+
+def smoothed_ranking_loss(margin: Tensor, smoothing: float) -> Tensor:
+    """-log sigma(D) + alpha D, elementwise; ``margin`` [...] is D, ``smoothing`` is alpha in [0, 0.5)."""
+    return -logsigmoid(margin) + smoothing * margin
+
+
+def best_margin(smoothing: float) -> float:
+    """D* = log((1 - alpha)/alpha), the margin that minimises the smoothed loss."""
+    return math.log((1.0 - smoothing) / smoothing)
+
+
+def language_model_loss(logits: Tensor, targets: Tensor) -> Tensor:
+    """Mean negative log-likelihood of ``targets`` [tokens] under ``logits`` [tokens, vocabulary]; 0 for no tokens."""
+    if targets.numel() == 0:
+        return torch.zeros((), device=logits.device)
+    return cross_entropy(logits.float(), targets)

@@ -1,0 +1,1 @@
+"""Stages: one readable script each, from recipe to checkpoint."""
