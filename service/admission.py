@@ -22,7 +22,7 @@ RATE_WINDOW_S = 30.0
 MAX_RETRY_AFTER_S = 30
 
 
-class ClientGone(Exception):  # noqa: N818
+class ClientGone(Exception):
     """The caller closed the connection; nobody will read an answer."""
 
 

@@ -9,7 +9,7 @@ from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from typing import Any
 
 from fastapi import FastAPI, Request
-from fastapi.exceptions import RequestValidationError, ResponseValidationError
+from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
@@ -19,7 +19,7 @@ from service.admission import Admission, ClientGone
 from service.auth import ApiKey, Authenticator
 from service.context import Gate, Service
 from service.engines.base import Engine
-from service.errors import BodyTooLarge, InternalError, InvalidInput, InvalidJson, NotFound, ServiceError
+from service.errors import BodyTooLarge, InvalidInput, InvalidJson, NotFound, ServiceError
 from service.health import Health
 from service.metrics import Metrics
 from service.middleware import CLIENT_GONE, CallMiddleware, too_large
@@ -213,13 +213,6 @@ def _add_error_handlers(app: FastAPI, max_body_bytes: int) -> None:
     async def gone(request: Request, error: ClientGone) -> Response:
         """Nobody reads this; the status is for logs and metrics."""
         return Response(status_code=CLIENT_GONE)
-
-    @app.exception_handler(ResponseValidationError)
-    @app.exception_handler(Exception)
-    async def bug(request: Request, error: Exception) -> Response:
-        request_id = request.state.call.request_id
-        log.error("request %s failed", request_id, exc_info=error)
-        return error_reply(InternalError("An error of ours; report it with the request id."), request_id)
 
 
 def explain(found: Sequence[Any]) -> ServiceError:

@@ -46,7 +46,8 @@ class Health:
         if self.stalled_s > self._stall_s:
             raise EngineDead("The engine has work but gives no output; it may be hung.", retry_after_s=5)
         try:
-            await asyncio.wait_for(self._store.ping(), CHECK_TIMEOUT_S)
+            async with asyncio.timeout(CHECK_TIMEOUT_S):  # wait_for can swallow a cancellation before Python 3.12
+                await self._store.ping()
         except TimeoutError as error:
             raise StoreUnavailable("The reward store does not answer.", retry_after_s=1) from error
 
@@ -81,7 +82,8 @@ class Health:
     async def _check_engine(self) -> None:
         """A check that does not return is no proof of death (the machine may be busy): the stall watch decides that."""
         try:
-            await asyncio.wait_for(self._engine.check(), CHECK_TIMEOUT_S)
+            async with asyncio.timeout(CHECK_TIMEOUT_S):
+                await self._engine.check()
         except TimeoutError:
             log.warning("the engine's own check did not answer within %s s", CHECK_TIMEOUT_S)
         except EngineDead as error:

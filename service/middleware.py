@@ -14,7 +14,7 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.context import Call
-from service.errors import BodyTooLarge, ServiceError
+from service.errors import BodyTooLarge, InternalError, ServiceError
 from service.metrics import Metrics
 
 log = logging.getLogger("gram.access")
@@ -27,7 +27,7 @@ Refuse = Callable[[ServiceError, str], Response]
 
 
 class CallMiddleware:
-    """`refuse` writes the error reply for what is refused here, before the application."""
+    """`refuse` writes the error reply for what fails here: bodies that are too large, and bugs."""
 
     def __init__(self, app: ASGIApp, metrics: Metrics, max_body_bytes: int, refuse: Refuse) -> None:
         self._app = RequestBodyLimitMiddleware(app, max_body_bytes)
@@ -42,7 +42,7 @@ class CallMiddleware:
         headers = Headers(scope=scope)
         call = Call(_request_id(headers.get(REQUEST_ID)))
         scope.setdefault("state", {})["call"] = call
-        status = CLIENT_GONE
+        status = CLIENT_GONE  # stays so when nobody was left to reply to
 
         async def send_with_headers(message: Message) -> None:
             nonlocal status
@@ -58,6 +58,12 @@ class CallMiddleware:
                 await self._refuse(too_large(self._max_body_bytes), call.request_id)(scope, receive, send_with_headers)
             else:
                 await self._app(scope, receive, send_with_headers)
+        except Exception:
+            log.exception("request %s failed", call.request_id)
+            if status != CLIENT_GONE:  # the reply has begun; the server cuts the connection
+                raise
+            problem = InternalError("An error of ours; report it with the request id.")
+            await self._refuse(problem, call.request_id)(scope, receive, send_with_headers)
         finally:
             self._record(call, status, scope)
 

@@ -28,6 +28,7 @@ from service.types import Comparison, JudgeVersion, Prompt, Rendered, Response, 
 log = logging.getLogger("gram.startup")
 
 MIN_PROMPT_TOKENS = 32
+SELF_TEST_SAMPLES = 1000
 SAMPLE = Comparison(Prompt.from_text("x"), Response("y"), Response("z"))
 
 
@@ -166,7 +167,7 @@ async def build_judges(plans: Sequence[JudgePlan], engine: Engine, tokenizer: Ch
     """Judges on a started engine, each with its tokens resolved and the tokenizer tested in its prompt's shape."""
     judges = [_judge(plan, engine, tokenizer) for plan in plans]
     for shape in {_shape(plan.family): None for plan in plans}:
-        await asyncio.to_thread(tokenizer.self_test, shape=shape)
+        await asyncio.to_thread(tokenizer.self_test, SELF_TEST_SAMPLES, shape)
     return judges
 
 

@@ -1,18 +1,20 @@
-"""The whole application on the fake engine: over ASGI for most tests, on a real loopback port for what needs sockets."""
+"""The whole application on the fake engine: over ASGI for most tests, on a loopback port for what needs sockets."""
 
 from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
+from unittest import mock
 
 import httpx
 import uvicorn
 from fastapi import FastAPI
 
+from service import startup
 from service.admission import Admission
 from service.app import build_app
 from service.engines.fake import FakeEngine, FakeOptions
@@ -68,8 +70,13 @@ async def started(
 ) -> AsyncIterator[tuple[FastAPI, FakeEngine]]:
     engine = engine or FakeEngine(options())
     app = build_app(settings_for(overrides), engine, store)
-    async with app.router.lifespan_context(app):
+    with mock.patch.object(startup, "SELF_TEST_SAMPLES", 20):  # the tokenizer's own tests run all of them
+        context = app.router.lifespan_context(app)
+        await context.__aenter__()
+    try:
         yield app, engine
+    finally:
+        await context.__aexit__(None, None, None)
 
 
 @asynccontextmanager
@@ -98,8 +105,8 @@ async def listening(overrides: dict[str, Any] | None = None, engine: FakeEngine 
             await task
 
 
-async def until(true: Any, seconds: float = 5.0) -> None:
+async def until(true: Callable[[], bool], seconds: float = 10.0) -> None:
     """Wait for a condition; fail when it does not come."""
     async with asyncio.timeout(seconds):
-        while not true():
+        while not true():  # noqa: ASYNC110 - what is waited for has no event
             await asyncio.sleep(0.005)

@@ -156,7 +156,11 @@ async def test_typed_control_tokens_change_no_control_id_and_are_flagged(api: Ap
 
 
 async def test_a_conversation_is_a_prompt(api: Api) -> None:
-    chat = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": ""}, {"role": "user", "content": "7+5?"}]
+    chat = [
+        {"role": "user", "content": "Hi"},
+        {"role": "assistant", "content": ""},
+        {"role": "user", "content": "7+5?"},
+    ]
     reply = await api.post("/compare", PAIR | {"prompt": chat})
     assert reply.status_code == 200
     assert reply.json()["usage"]["prompt_tokens"] > 0

@@ -84,7 +84,9 @@ async def test_a_stream_ends_with_the_verdict_of_the_plain_reply(api: Api) -> No
     assert name == "verdict"
     assert {k: v for k, v in verdict.items() if k != "usage"} == {k: v for k, v in plain.items() if k != "usage"}
     for rationale in plain["rationales"]:
-        pieces = [e["text"] for _, e in events[:-1] if (e["order"], e["vote"]) == (rationale["order"], rationale["vote"])]
+        pieces = [
+            e["text"] for _, e in events[:-1] if (e["order"], e["vote"]) == (rationale["order"], rationale["vote"])
+        ]
         assert "".join(map(str, pieces)) == rationale["text"]
 
 

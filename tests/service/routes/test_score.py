@@ -25,7 +25,9 @@ def reference_items(n: int, start: int = 0) -> list[dict[str, Any]]:
 
 
 def groups(n: int, size: int) -> list[dict[str, Any]]:
-    return [{"id": f"g{g}", "prompt": f"Task {g}", "responses": [f"try {i} of {g}" for i in range(size)]} for g in range(n)]
+    return [
+        {"id": f"g{g}", "prompt": f"Task {g}", "responses": [f"try {i} of {g}" for i in range(size)]} for g in range(n)
+    ]
 
 
 def normalize(**more: Any) -> dict[str, Any]:
@@ -45,7 +47,9 @@ async def test_references_score_as_compare_does(api: Api) -> None:
 async def test_groups_score_by_mean_win_probability(api: Api) -> None:
     (group,) = groups(1, 4)
     reply = (await api.post("/score", {"groups": [group]})).json()
-    ranked = await api.post("/rank", {"prompt": group["prompt"], "responses": group["responses"], "method": "all_pairs"})
+    ranked = await api.post(
+        "/rank", {"prompt": group["prompt"], "responses": group["responses"], "method": "all_pairs"}
+    )
     assert [row["score"] for row in reply["results"]] == [row["score"] for row in ranked.json()["results"]]
     assert reply["usage"]["comparisons"] == 6
     assert sum(row["score"] for row in reply["results"]) == pytest.approx(2.0)
