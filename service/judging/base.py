@@ -173,12 +173,11 @@ def template_hash(family: Family, chat_template: str) -> str:
 def anchored_verdict(text: str, tag: re.Pattern[str]) -> tuple[Letter, int | None, int]:
     """Verdict letter, its offset and the number of earlier contradicting tags.
 
-    Only a well-formed tag at the very end of the text, after the last ``</think>``, counts; the last one wins. An error
-    on contradiction would hand a veto to any response that makes the judge quote a verdict tag.
+    Only a well-formed tag at the very end of the text counts, which is also after any ``</think>``; the last one wins.
+    An error on contradiction would hand a veto to any response that makes the judge quote a verdict tag.
     """
     matches = list(tag.finditer(text))
-    thought_ends = text.rfind("</think>")
-    if not matches or matches[-1].start() < thought_ends or text[matches[-1].end() :].strip():
+    if not matches or text[matches[-1].end() :].strip():
         return "invalid", None, 0
     last = matches[-1]
     letter: Letter = "A" if last.group(1) == "A" else "B"
