@@ -279,6 +279,8 @@ class VllmEngine:
         if self._llm.output_handler is not None:
             self._llm.output_handler.cancel()  # else it reports the end of its engine as a crash
         await asyncio.to_thread(self._llm.shutdown, CLOSE_S)
+        self._llm = None
+        gc.unfreeze()
         if self._metrics:
             self._metrics.unregister()
 
