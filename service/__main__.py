@@ -8,6 +8,7 @@ import json
 import logging
 import secrets
 import signal
+import socket
 import sys
 from pathlib import Path
 from types import FrameType
@@ -43,32 +44,54 @@ class Server(uvicorn.Server):
         super().handle_exit(sig, frame)
         self._captured_signals.clear()  # a clean stop ends with status 0, not by the signal
 
-    async def startup(self, sockets: Any = None) -> None:
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
-        print(banner(self._settings, self.port(), self._app), flush=True)
-
-    def port(self) -> int:
-        return int(self.servers[0].sockets[0].getsockname()[1])
+        port = int(self.servers[0].sockets[0].getsockname()[1])
+        print(banner(self._settings, port, self._app), flush=True)
 
 
 async def serve(settings: Settings) -> None:
     """Start the model, then listen; stop listening, then free the model. Raises `StartupError`."""
     app = build_app(settings)
-    config = uvicorn.Config(
+    with bound_socket(settings.server.host, settings.server.port) as listener:
+        async with app.router.lifespan_context(app):
+            await Server(server_config(app, settings), app, settings).serve([listener])
+
+
+def bound_socket(host: str, port: int) -> socket.socket:
+    """The address, taken before the model loads so that a wrong one is known at once; it does not listen yet.
+
+    Raises `StartupError`.
+    """
+    listener = None
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        listener = socket.socket(family, kind, protocol)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+    except OSError as error:
+        if listener is not None:
+            listener.close()
+        raise StartupError(f"Cannot listen on {host}:{port} ({error.strerror}); choose another address.") from error
+    return listener
+
+
+def server_config(app: FastAPI, settings: Settings) -> uvicorn.Config:
+    """How uvicorn listens."""
+    return uvicorn.Config(
         app,
         host=settings.server.host,
         port=settings.server.port,
-        lifespan="off",  # driven here, so that a failed start is one sentence and no port is open before the model is
+        http="h11",  # bounds the size of headers, which httptools does not
+        h11_max_incomplete_event_size=MAX_HEADER_BYTES,
+        lifespan="off",  # driven by `serve`: a failed start is one sentence, and no port is open before the model is
         access_log=False,
         log_level="warning",
+        server_header=False,
         backlog=BACKLOG,
         timeout_keep_alive=KEEP_ALIVE_S,
         timeout_graceful_shutdown=int(settings.server.drain_s) + GRACE_S,
-        h11_max_incomplete_event_size=MAX_HEADER_BYTES,
-        server_header=False,
     )
-    async with app.router.lifespan_context(app):
-        await Server(config, app, settings).serve()
 
 
 def banner(settings: Settings, port: int, app: FastAPI) -> str:

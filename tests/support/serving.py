@@ -15,6 +15,7 @@ import uvicorn
 from fastapi import FastAPI
 
 from service import startup
+from service.__main__ import server_config
 from service.admission import Admission
 from service.app import build_app
 from service.engines.fake import FakeEngine, FakeOptions
@@ -95,7 +96,7 @@ async def listening(overrides: dict[str, Any] | None = None, engine: FakeEngine 
     """On a free loopback port, by uvicorn."""
     async with started(overrides, engine) as (app, fake):
         with socket.create_server(("127.0.0.1", 0)) as listener:
-            server = uvicorn.Server(uvicorn.Config(app, lifespan="off", log_level="error", timeout_graceful_shutdown=5))
+            server = uvicorn.Server(server_config(app, app.state.gate.settings))
             server.config.load()
             task = asyncio.create_task(server._serve([listener]))
             url = f"http://127.0.0.1:{listener.getsockname()[1]}"

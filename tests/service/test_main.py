@@ -1,0 +1,163 @@
+"""The command line: what it prints, what it refuses, how it stops."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shlex
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+import pytest
+
+from service.__main__ import bound_socket, main
+from service.auth import ApiKey, Authenticator
+from service.errors import StartupError, Unauthenticated
+from service.settings import load_settings
+from service.startup import load_manifest
+
+FAKE = ["--engine", "fake", "--store", "memory", "--port", "0"]
+
+
+@contextmanager
+def served(
+    root: Path, tmp_path: Path, *arguments: str, **variables: str
+) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """`python -m service serve` on the fake engine, once its banner is out."""
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("GRAM_")}
+    environment |= {"XDG_STATE_HOME": str(tmp_path), "PYTHONPATH": str(root)} | variables
+    command = [sys.executable, "-m", "service", "serve", *FAKE, *arguments]
+    with subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            banner = ""
+            while "curl" not in banner:
+                line = process.stdout.readline() if process.stdout else ""
+                assert line or process.poll() is None, "it ended without a banner"
+                banner += line
+            yield process, banner
+        finally:
+            process.kill()
+
+
+@pytest.mark.slow
+def test_the_printed_curl_works_and_sigterm_stops_cleanly(root: Path, tmp_path: Path) -> None:
+    with served(root, tmp_path) as (process, banner):
+        curl = next(line for line in banner.splitlines() if "curl" in line)
+        answer = json.loads(subprocess.run(shlex.split(curl), check=True, capture_output=True, timeout=30).stdout)
+        assert answer["status"] == "ok"
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(20) == 0
+
+
+@pytest.mark.slow
+def test_with_keys_the_curl_shows_where_the_key_goes(root: Path, tmp_path: Path) -> None:
+    keys = json.dumps([{"id": "me", "sha256": "0" * 64}])
+    with served(root, tmp_path, GRAM_AUTH__KEYS=keys) as (process, banner):
+        assert "-H 'Authorization: Bearer YOUR-KEY'" in banner
+        url = re.search(r"http://[\d.:]+", banner)
+        assert url is not None
+        assert httpx.get(f"{url[0]}/models").status_code == 401
+        process.send_signal(signal.SIGINT)
+        assert process.wait(20) == 0
+
+
+@pytest.mark.slow
+def test_a_wrong_model_path_ends_the_start_with_one_sentence(root: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "service", "serve", "--model", str(tmp_path / "nowhere"), "--port", "0"]
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("GRAM_")} | {"XDG_STATE_HOME": str(tmp_path)}
+    ended = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True, timeout=60)
+    assert ended.returncode == 2
+    assert ended.stderr.count("\n") == 1
+    assert ended.stderr.startswith("Cannot start: There is no model directory")
+    assert "--model" in ended.stderr
+
+
+@pytest.fixture(autouse=True)
+def _clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for variable in [name for name in os.environ if name.startswith("GRAM_")]:
+        monkeypatch.delenv(variable)
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+
+
+def test_an_address_in_use_is_known_before_the_model_loads() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other, pytest.raises(StartupError, match="choose another"):
+        bound_socket("127.0.0.1", other.getsockname()[1])
+    with pytest.raises(StartupError, match="Cannot listen"):
+        bound_socket("not-a-host.invalid", 1)
+
+
+def test_a_bound_socket_refuses_callers_until_it_serves() -> None:
+    with bound_socket("127.0.0.1", 0) as listener, pytest.raises(ConnectionRefusedError):
+        socket.create_connection(listener.getsockname(), 1)
+
+
+def test_check_config_names_the_judges(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["check-config", "--engine", "fake"]) == 0
+    assert "gram (gram), gram_r2 (gram_r2)" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("[engine\n", "not valid TOML"),
+        ("[enigne]\ntype = 'fake'\n", "enigne"),
+        ("[engine]\ntype = 'fake'\nmodle = 'x'\n", "modle"),
+        ("[server]\nhost = '0.0.0.0'\n[engine]\ntype = 'fake'\n", "add auth.keys"),
+        ("[[judges]]\nname = 'x'\nfamily = 'gran'\n[engine]\ntype = 'fake'\n", "choose one of gram"),
+        ("[[judges]]\nname = 'x'\nfamily = 'gram'\ntemplate = 'y'\n[engine]\ntype = 'fake'\n", "choose one of eval"),
+        ("[auth]\nsecret = 'short-secret'\n", "auth.secret"),
+    ],
+)
+def test_wrong_configuration_is_one_sentence(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], text: str, said: str
+) -> None:
+    config = tmp_path / "config.toml"
+    config.write_text(text)
+    assert main(["check-config", "--config", str(config)]) == 2
+    printed = capsys.readouterr().err
+    assert said in printed
+    assert printed.count("\n") == 1
+    assert "short-secret" not in printed
+
+
+def test_a_manifest_that_does_not_parse_stops_the_start(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "judge.json").write_text("{")
+    assert main(["check-config", "--model", str(tmp_path)]) == 2
+    assert "judge.json is not valid JSON" in capsys.readouterr().err
+
+
+def test_a_checkpoint_without_manifest_asks_for_its_family(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    assert main(["check-config", "--model", str(tmp_path)]) == 2
+    assert "--family" in capsys.readouterr().err
+    assert main(["check-config", "--model", str(tmp_path), "--family", "gram"]) == 0
+
+
+def test_a_hub_id_is_no_missing_directory() -> None:
+    assert load_manifest(load_settings(None, {"engine": {"model": "someone/some-judge"}})) is None
+
+
+def test_new_keys_work(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    assert main(["new-key", "--id", "trainer", "--scope", "score", "--scope", "queue"]) == 0
+    printed = capsys.readouterr().out
+    key = printed.splitlines()[0].split()[-1]
+    config = tmp_path / "keys.toml"
+    config.write_text(printed)
+    (stored,) = load_settings(config).auth.keys
+    assert stored.scopes == {"score", "queue"}
+    gate = Authenticator([ApiKey(stored.id, stored.sha256, stored.scopes)])
+    assert gate.authenticate(f"Bearer {key}").key_id == "trainer"
+    with pytest.raises(Unauthenticated):
+        gate.authenticate(f"Bearer {key}x")
+
+
+def test_openapi_is_printed_as_it_is_checked_in(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["openapi"]) == 0
+    assert capsys.readouterr().out == (root / "openapi.json").read_text()
