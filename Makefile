@@ -18,9 +18,12 @@ TORCH_INDEX := https://download.pytorch.org/whl/cpu
 RUNTIME := $(VENV)/$(if $(filter cpu,$(DEVICE)),cpu,gpu).stamp
 TOOLS := $(VENV)/dev.stamp
 
-# The first interpreter that really runs (a version manager's shim may not) and is one vLLM is built for.
-PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3; do \
-	$$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null && { echo $$p; break; }; done)
+# The first interpreter that really runs (a version manager's shim may not) and is one vLLM is built for. Looked for once,
+# and only when an environment is to be made.
+ifndef PYTHON
+PYTHON = $(eval PYTHON := $(shell for p in python3.13 python3.12 python3.11 python3; do \
+	$$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null && { echo $$p; break; }; done))$(PYTHON)
+endif
 
 SERVE = --engine vllm --device $(DEVICE) --port $(PORT) $(if $(MODEL),--model '$(MODEL)') $(if $(FAMILY),--family '$(FAMILY)')
 
