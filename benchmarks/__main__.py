@@ -36,7 +36,8 @@ def parse(command_line: Sequence[str]) -> Namespace:
 
 def main() -> int:
     arguments = parse(sys.argv[1:])
-    signal.signal(signal.SIGTERM, _interrupt)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _interrupt)
     report = MEASUREMENTS[arguments.name].run(arguments)
     report.show()
     if arguments.write_docs:
@@ -45,7 +46,9 @@ def main() -> int:
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:
-    """SIGTERM ends the programs under measurement as Ctrl-C does."""
+    """Ctrl-C and SIGTERM end the programs under measurement first; a second signal must not cut that short."""
+    for one in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(one, signal.SIG_IGN)
     raise KeyboardInterrupt
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from argparse import ArgumentParser, Namespace
+from dataclasses import asdict
 from itertools import pairwise
 from random import Random
 from statistics import median
@@ -21,8 +22,8 @@ SUMMARY = (
     "POST /rank, all_pairs: prompt tokens computed for a group, against naive (every order of every pair in full)."
 )
 RESPONSES = 8
-BEFORE, RESPONSE, TAIL = 320, 232, 16
-"""Tokens: template and question before the first response; a response with the lines after it; the rest."""
+BEFORE, RESPONSE = 320, 232
+"""Tokens: template and question before the first response, and a response. The template says what else there is."""
 BOUND = 2.3
 
 
@@ -44,10 +45,9 @@ def run(arguments: Namespace) -> Report:
 
 def _group(judge: LabelJudge, layout: Layout, random: Random) -> dict[str, Any]:
     """A question and responses whose prompts are exactly as long as promised, checked on the rendered prompt."""
-    question_tokens, response_tokens = lengths(layout)
-    question = text_of(question_tokens, judge.tokenizer.count, THINGS, random)
-    responses = [text_of(response_tokens, judge.tokenizer.count, THINGS, random) for _ in range(RESPONSES)]
-    expected = layout.total(question_tokens, response_tokens)
+    question = text_of(question_length(layout), judge.tokenizer.count, THINGS, random)
+    responses = [text_of(RESPONSE, judge.tokenizer.count, THINGS, random) for _ in range(RESPONSES)]
+    expected = layout.total(question_length(layout), RESPONSE)
     for first, second in pairwise(responses):
         tokens = len(_encode(judge, question, first, second))
         if tokens != expected:
@@ -55,15 +55,11 @@ def _group(judge: LabelJudge, layout: Layout, random: Random) -> dict[str, Any]:
     return {"prompt": question, "responses": responses, "method": "all_pairs"}
 
 
-def lengths(layout: Layout) -> tuple[int, int]:
-    """Tokens of question and response that make a prompt of 320 + 2 * 232 + 16 tokens with this template.
-
-    What the template puts after each response counts as that response's, except the last 16 tokens.
-    """
-    response = (2 * RESPONSE + TAIL - layout.between - layout.tail) // 2
-    if response < 1 or layout.head >= BEFORE:
-        raise ValueError(f"The template leaves no room: it has {layout} tokens.")
-    return BEFORE - layout.head, response
+def question_length(layout: Layout) -> int:
+    """Tokens left for the question, so that the first response begins after exactly 320."""
+    if layout.head >= BEFORE:
+        raise ValueError(f"The template alone has {layout.head} tokens before the first response, not under {BEFORE}.")
+    return BEFORE - layout.head
 
 
 def _encode(judge: LabelJudge, question: str, first: str, second: str) -> tuple[int, ...]:
@@ -71,8 +67,8 @@ def _encode(judge: LabelJudge, question: str, first: str, second: str) -> tuple[
 
 
 def _report(layout: Layout, bodies: list[dict[str, Any]], usages: list[dict[str, int]]) -> Report:
-    question, response = lengths(layout)
-    each, prompts = layout.total(question, response), RESPONSES * (RESPONSES - 1)
+    question = question_length(layout)
+    each, prompts = layout.total(question, RESPONSE), RESPONSES * (RESPONSES - 1)
     naive = each * prompts
     computed = [usage["prompt_tokens"] - usage["cached_tokens"] for usage in usages]
     if any(usage["prompt_tokens"] != naive for usage in usages):
@@ -83,9 +79,9 @@ def _report(layout: Layout, bodies: list[dict[str, Any]], usages: list[dict[str,
     ]
     notes = [
         f"{RESPONSES} responses, {prompts} prompts of {each} tokens: {BEFORE} before the first response ({question} of "
-        f"them the question), responses of {response}, {layout.between} between them, {layout.tail} after the second.",
+        f"them the question), responses of {RESPONSE}, {layout.between} between them, {layout.tail} after the second.",
         f"Median: {median(computed):.0f} computed, {median(u['cached_tokens'] for u in usages):.0f} cached.",
     ]
     bar = Bar("naive / computed prompt tokens, worst group", naive / max(computed), ">=", BOUND)
-    raw = {"naive": naive, "usages": usages, "prompt_tokens_each": each, "question": question, "response": response}
+    raw = {"naive": naive, "usages": usages, "prompt_tokens_each": each, "question": question, "layout": asdict(layout)}
     return Report("prefix", SUMMARY, ["group", "naive", "cached", "computed", "saving"], rows, [bar], raw, notes)

@@ -24,6 +24,11 @@ from benchmarks.machine import ROOT
 STOP_S = 45.0
 """How long a program may take to end after SIGTERM; vLLM itself waits up to 30 s for running requests."""
 
+ORPHANS_STOP_S = 10.0
+"""How long what it started may go on after that."""
+INTERRUPTED_STOP_S = 5.0
+"""Both, after Ctrl-C."""
+
 
 class Program:
     """A child process with all it starts; ends with the ``with`` block, whatever ends that."""
@@ -56,7 +61,7 @@ class Program:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.stop()
+        self.stop(INTERRUPTED_STOP_S if kind is KeyboardInterrupt else STOP_S)
 
     @property
     def running(self) -> bool:
@@ -67,7 +72,7 @@ class Program:
         with contextlib.suppress(psutil.NoSuchProcess):
             main = psutil.Process(self._process.pid)
             self._known |= {process.pid: process for process in (main, *main.children(recursive=True))}
-        return [process for process in self._known.values() if process.is_running()]
+        return [process for process in self._known.values() if _alive(process)]
 
     def find(self, word: str) -> psutil.Process:
         """The descendant whose name or command line holds ``word``. Raises `LookupError` if there is none."""
@@ -100,15 +105,16 @@ class Program:
     def resume(self) -> None:
         self._signal(signal.SIGCONT)
 
-    def stop(self) -> None:
+    def stop(self, patience_s: float = STOP_S) -> None:
         """End the program: politely, then by force, with everything it started."""
         self.processes()
         self.resume()
         if self.running:
             self._process.terminate()
         with contextlib.suppress(subprocess.TimeoutExpired):
-            self._process.wait(STOP_S)
-        _, left = psutil.wait_procs(self.processes(), timeout=STOP_S)
+            self._process.wait(patience_s)
+        psutil.wait_procs(self.processes(), timeout=min(patience_s, ORPHANS_STOP_S))
+        left = self.processes()
         for process in left:
             with contextlib.suppress(psutil.Error):
                 process.kill()
@@ -180,6 +186,14 @@ class Worker(Program):
     def ask(self, message: Any, timeout_s: float = 600.0) -> Any:
         self._pipe.send(message)
         return self.receive(timeout_s)
+
+
+def _alive(process: psutil.Process) -> bool:
+    """Runs and is not just waiting to be collected by a parent that forgot it."""
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
 
 
 def free_port() -> int:

@@ -7,6 +7,7 @@ pairs of its own, the same for all arms, so that no arm finds answers of an earl
 from __future__ import annotations
 
 import math
+import shutil
 import time
 from argparse import ArgumentParser, Namespace
 from collections.abc import Callable, Sequence
@@ -70,10 +71,7 @@ def _start(
         service = stack.enter_context(start_service(environment))
         service.wait("/readyz", READY_S)
         arms += [arm for arm in (ServiceBatch(service), ServiceClients(service)) if arm.key in chosen]
-    for key, title, flags, extra in (
-        ("c", "vLLM's OpenAI server, its defaults", [], {}),
-        ("c=", "vLLM's OpenAI server, the service's settings", as_flags(engine["arguments"]), engine["environment"]),
-    ):
+    for key, (title, flags, extra) in _openai_servers(engine).items():
         if key in chosen:
             server = stack.enter_context(start_openai_server(judge.model, flags, extra))
             server.wait("/health", READY_S)
@@ -83,6 +81,23 @@ def _start(
         one_pair.ask((judge.model, engine["arguments"]["dtype"], describe_machine()["cores"]), READY_S)
         arms.append(OnePair(one_pair, judge))
     return arms, engine
+
+
+def _openai_servers(engine: dict[str, Any]) -> dict[str, tuple[str, list[str], dict[str, str]]]:
+    """Title, flags and environment of (c) and (c=).
+
+    Two defaults cannot stand beside other programs: by default it takes 92 % of the memory for its cache and does not
+    start when that much is not free, and without a C++ compiler it does not start unless told not to compile.
+    """
+    cache = {"kv_cache_memory_bytes": engine["arguments"]["kv_cache_memory_bytes"]}
+    title, defaults, environment = "vLLM's OpenAI server, its defaults (cache size as here)", as_flags(cache), {}
+    if shutil.which("g++") is None:
+        title, environment = "vLLM's OpenAI server, its defaults (not compiled: no g++)", {"TORCHDYNAMO_DISABLE": "1"}
+        defaults += ["--enforce-eager"]
+    return {
+        "c": (title, defaults, environment),
+        "c=": ("vLLM's OpenAI server, the service's settings", as_flags(engine["arguments"]), engine["environment"]),
+    }
 
 
 def _round(arms: Sequence[Arm], pairs: int, seed: int, advance: Callable[[str], None]) -> dict[str, Measured]:

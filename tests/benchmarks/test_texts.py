@@ -6,7 +6,7 @@ from random import Random
 
 import pytest
 
-from benchmarks.prefix import BEFORE, RESPONSE, TAIL, lengths
+from benchmarks.prefix import BEFORE, question_length
 from benchmarks.texts import Layout, common_prefix, measure_layout, text_of
 
 WORDS = ["lamp", "river", "stone", "cloud", "extraordinary"]
@@ -49,12 +49,11 @@ def test_common_prefix() -> None:
     assert common_prefix([], [1]) == 0
 
 
-def test_lengths_make_the_promised_prompt() -> None:
+def test_the_first_response_begins_where_promised() -> None:
     layout = Layout(head=200, between=3, tail=15)
-    assert layout.total(*lengths(layout)) == BEFORE + 2 * RESPONSE + TAIL
-    assert layout.head + lengths(layout)[0] == BEFORE
+    assert layout.head + question_length(layout) == BEFORE
 
 
 def test_a_template_that_is_too_long_is_refused() -> None:
-    with pytest.raises(ValueError, match="no room"):
-        lengths(Layout(head=BEFORE, between=3, tail=15))
+    with pytest.raises(ValueError, match="alone has 320 tokens"):
+        question_length(Layout(head=BEFORE, between=3, tail=15))
