@@ -59,6 +59,8 @@ class LossSection(Section):
 
     smoothing: float = Field(gt=0.0, lt=0.5)
     label_mass_weight: float = Field(ge=0.0)
+    rationale_weight: float = Field(gt=0.0)
+    """Language-model loss of a written judgment (a mean over its tokens, most of which say nothing new)."""
     chosen_lm_weight: float = Field(ge=0.0)
     """Language-model loss of the better response, given the question."""
     response_verdict_weight: float = Field(ge=0.0)

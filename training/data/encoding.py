@@ -47,6 +47,7 @@ class Encoder:
         word = "Answer" if family.reads == "label" else "Response"
         self._starts = tuple(self._single(f"[The Start of Assistant {name}'s {word}]") for name in _NAMES)
         self._ends = tuple(self._single(f"[The End of Assistant {name}'s {word}]") for name in _NAMES)
+        self.delimiter_ids = (*self._starts, *self._ends)
 
     def row(self, pair: DemoPair, right_first: bool) -> Row:
         """The pair with the right response shown first or second."""
@@ -69,7 +70,7 @@ class Encoder:
         return [self.row(pair, right_first) for pair in pairs for right_first in (True, False)]
 
     def alternating_orders(self, pairs: Iterable[DemoPair]) -> list[Row]:
-        """One row for each pair; the right response is first in every other one, so that both labels are equally many."""
+        """One row for each pair; every other one shows the right response first: as many A as B."""
         return [self.row(pair, i % 2 == 0) for i, pair in enumerate(pairs)]
 
     def _prompt_ids(self, question: str, first: str, second: str) -> tuple[int, ...]:

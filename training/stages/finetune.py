@@ -40,6 +40,7 @@ log = logging.getLogger(__name__)
 
 def finetune(recipe: Recipe, output: Path, *, resume: bool = False) -> None:
     """Train the demo judge and write its checkpoint directory."""
+    check_tasks(recipe)
     torch.set_num_threads(recipe.optimizer.threads)
     torch.manual_seed(recipe.seed)
     tokenizer = build_tokenizer(
@@ -50,6 +51,7 @@ def finetune(recipe: Recipe, output: Path, *, resume: bool = False) -> None:
     )
     model = build_model(recipe, tokenizer)
     judge = DemoJudge(model, tokenizer)
+    share_delimiters(model, judge)
     run = Run(recipe, model, judge)
     if resume:
         run.restore()
@@ -64,6 +66,12 @@ def finetune(recipe: Recipe, output: Path, *, resume: bool = False) -> None:
     save_checkpoint(recipe, model, tokenizer, output)
     final = measure(recipe, output)
     (run.runs / "final.json").write_text(json.dumps(final, indent=1) + "\n", encoding="utf-8")
+
+
+def check_tasks(recipe: Recipe) -> None:
+    """Raises `ValueError` for a task the family does not have."""
+    if unknown := set(recipe.data.task_weights) - set(TASKS):
+        raise ValueError(f"The recipe names unknown tasks: {', '.join(sorted(unknown))}.")
 
 
 def build_model(recipe: Recipe, tokenizer: PreTrainedTokenizerFast) -> Qwen3ForCausalLM:
@@ -82,6 +90,12 @@ def build_model(recipe: Recipe, tokenizer: PreTrainedTokenizerFast) -> Qwen3ForC
     return Qwen3ForCausalLM(config)
 
 
+def share_delimiters(model: Qwen3ForCausalLM, judge: DemoJudge) -> None:
+    """Give both families' response brackets the same first embeddings: what one format learns then serves both."""
+    weight = model.model.embed_tokens.weight.data
+    weight[list(judge.rationale.delimiter_ids)] = weight[list(judge.label.delimiter_ids)]
+
+
 class Run:
     """The moving parts of a run: model, optimizers, history."""
 
@@ -91,8 +105,6 @@ class Run:
         self.history: list[dict[str, object]] = []
         self.optimizers, self.schedules = build_optimizers(model, recipe.optimizer)
         names, weights = zip(*sorted(recipe.data.task_weights.items()), strict=True)
-        if unknown := set(names) - set(TASKS):
-            raise ValueError(f"The recipe names unknown tasks: {', '.join(sorted(unknown))}.")
         self.tasks, self.weights = list(names), list(weights)
         self.runs = Path("runs") / recipe.version
         self.runs.mkdir(parents=True, exist_ok=True)
@@ -113,13 +125,14 @@ class Run:
             with torch.autocast("cpu", torch.bfloat16, enabled=self.recipe.optimizer.bfloat16):
                 hidden, ids = self.hidden(encoder, group)
                 loss, parts = (
-                    rationale_loss(self.model, hidden, ids, group)
+                    rationale_loss(self.model, hidden, ids, group, self.recipe.loss)
                     if written
-                    else label_loss(self.model, hidden, ids, group, encoder, self.recipe.loss)
+                    else label_loss(self.model, hidden, group, encoder, self.recipe.loss)
                 )
+                help_, told = helper_losses(self.model, hidden, ids, group, encoder, self.recipe.loss)
             share = len(group) / len(rows)
-            (loss * share).backward()
-            for name, value in parts.items():
+            (share * (loss + help_)).backward()
+            for name, value in {**parts, **told}.items():
                 shown[name] = shown.get(name, 0.0) + value * share
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe.optimizer.clip_norm)
         for optimizer, schedule in zip(self.optimizers, self.schedules, strict=True):
@@ -198,28 +211,28 @@ class Run:
 
 
 def label_loss(
-    model: Qwen3ForCausalLM, hidden: Tensor, ids: Tensor, rows: list[Row], encoder: Encoder, loss: LossSection
+    model: Qwen3ForCausalLM, hidden: Tensor, rows: list[Row], encoder: Encoder, loss: LossSection
 ) -> tuple[Tensor, dict[str, float]]:
-    """Preference loss at the cue, plus two helpers: the better response as text, and each response's own verdict."""
+    """Preference loss at the cue."""
     at = torch.tensor([row.prompt_len - 1 for row in rows])
-    logits = model.lm_head(hidden[torch.arange(len(rows)), at])
-    preference = preference_loss(
-        logits,
+    result = preference_loss(
+        model.lm_head(hidden[torch.arange(len(rows)), at]),
         torch.tensor(encoder.label_ids),
         torch.tensor([row.label for row in rows]),
         smoothing=loss.smoothing,
         label_mass_weight=loss.label_mass_weight,
     )
-    spans = [row.chosen for row in rows]
-    spoken = span_loss(model, hidden, ids, spans)
+    return result.loss, {"accuracy": result.accuracy.item(), "ranking": result.ranking.item()}
+
+
+def helper_losses(
+    model: Qwen3ForCausalLM, hidden: Tensor, ids: Tensor, rows: list[Row], encoder: Encoder, loss: LossSection
+) -> tuple[Tensor, dict[str, float]]:
+    """What speeds up both formats: the better response as text, and a verdict on each response by itself."""
+    spoken = span_loss(model, hidden, ids, [row.chosen for row in rows])
     verdict = response_verdict_loss(model, hidden, rows, encoder.verdict_ids)
-    parts = {
-        "acc": preference.accuracy.item(),
-        "rank": preference.ranking.item(),
-        "verdict": verdict.item(),
-        "lm": spoken.item(),
-    }
-    return preference.loss + loss.chosen_lm_weight * spoken + loss.response_verdict_weight * verdict, parts
+    parts = {"verdict": verdict.item(), "chosen": spoken.item()}
+    return loss.chosen_lm_weight * spoken + loss.response_verdict_weight * verdict, parts
 
 
 def response_verdict_loss(
@@ -238,11 +251,11 @@ def response_verdict_loss(
 
 
 def rationale_loss(
-    model: Qwen3ForCausalLM, hidden: Tensor, ids: Tensor, rows: list[Row]
+    model: Qwen3ForCausalLM, hidden: Tensor, ids: Tensor, rows: list[Row], settings: LossSection
 ) -> tuple[Tensor, dict[str, float]]:
     """GRAM-R2's objective (arXiv 2509.02492): language-model loss of the judgment, label included."""
     loss = span_loss(model, hidden, ids, [(row.prompt_len, len(row.ids)) for row in rows])
-    return loss, {"written": loss.item()}
+    return settings.rationale_weight * loss, {"written": loss.item()}
 
 
 def span_loss(model: Qwen3ForCausalLM, hidden: Tensor, ids: Tensor, spans: list[tuple[int, int]]) -> Tensor:
