@@ -35,7 +35,7 @@ def root() -> Path:
 
 @pytest.fixture(scope="session")
 def data_dir() -> Path:
-    """Public evaluation data, where ``GRAM_DATA_DIR`` names it. A test that asks for it says so when it is not there."""
+    """Public evaluation data, where ``GRAM_DATA_DIR`` names it. A test that asks for it says when it is not there."""
     named = os.environ.get("GRAM_DATA_DIR")
     if not named or not Path(named).is_dir():
         pytest.skip("needs public evaluation data: set GRAM_DATA_DIR to a folder that holds it")

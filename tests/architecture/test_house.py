@@ -213,12 +213,13 @@ def test_the_dashboard_shows_engine_metrics_that_exist() -> None:
 
 # Put together here so that this file does not find itself.
 HOME_PATH = re.compile(r"(?<![\w.~-])/(?:home|Users)" + r"/[\w.-]+|(?<![\w.~/-])/ro" + r"ot/")
-INDEX = re.compile(r"https?://[^\s\"'`)]*(?:/simple\b|/whl\b)[^\s\"'`)]*|index-url[= ]+\S+")
+OPTION = "index-" + "url"
+INDEX = re.compile(r"https?://[^\s\"'`)]*(?:/simple\b|/whl\b)[^\s\"'`)]*|" + OPTION + r"[= ]+\S+")
 
 
 @pytest.mark.parametrize(
     ("pattern", "allowed"),
-    [(HOME_PATH, ()), (INDEX, (TORCH_INDEX, f"index-url {TORCH_INDEX}", "index-url $(TORCH_INDEX)"))],
+    [(HOME_PATH, ()), (INDEX, (TORCH_INDEX, f"{OPTION} {TORCH_INDEX}", f"{OPTION} $(TORCH_INDEX)"))],
     ids=["no path of somebody's machine", "no package index but PyTorch's"],
 )
 def test_no_tracked_text_names(pattern: re.Pattern[str], allowed: tuple[str, ...]) -> None:
@@ -232,5 +233,6 @@ def test_no_tracked_text_names(pattern: re.Pattern[str], allowed: tuple[str, ...
 
 def test_the_text_check_finds_what_it_looks_for() -> None:
     assert HOME_PATH.search("open('" + "/home" + "/somebody/x')")
-    assert INDEX.search("pip install --index-url " + "https://example.org/simple x")
+    assert INDEX.search(f"pip install --{OPTION} something x")
+    assert INDEX.search("see https://example.org" + "/simple/x")
     assert not HOME_PATH.search("https://example.org/home/page and ./Users/x")
