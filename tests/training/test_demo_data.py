@@ -7,7 +7,7 @@ from random import Random
 import pytest
 
 from service.judging import gram_r2
-from training.data.demo_tasks import TASKS, DemoPair, draw, rationale
+from training.data.demo_tasks import ALL_TASKS, TASKS, DemoPair, draw, rationale
 from training.evaluation.demo import (
     OrderReadings,
     heldout_pairs,
@@ -23,7 +23,7 @@ def _pairs(task: str, n: int, *, from_held_out: bool, seed: int = 0) -> list[Dem
     return [draw(task, rng, from_held_out=from_held_out) for _ in range(n)]
 
 
-@pytest.mark.parametrize("task", sorted(TASKS))
+@pytest.mark.parametrize("task", sorted(ALL_TASKS))
 def test_right_and_wrong_differ_and_prompts_are_not_empty(task: str) -> None:
     for pair in _pairs(task, 200, from_held_out=False):
         assert pair.right != pair.wrong
@@ -31,7 +31,7 @@ def test_right_and_wrong_differ_and_prompts_are_not_empty(task: str) -> None:
         assert pair.prompt.strip() == pair.prompt
 
 
-@pytest.mark.parametrize("task", sorted(TASKS))
+@pytest.mark.parametrize("task", sorted(ALL_TASKS))
 def test_held_out_answers_never_meet_the_same_question_in_training(task: str) -> None:
     """Whole texts of 3,000 training pairs: a held-out pair is not among them, in either part's own words."""
     seen = {(p.prompt, p.right, p.wrong) for p in _pairs(task, 3000, from_held_out=False)}
@@ -41,22 +41,22 @@ def test_held_out_answers_never_meet_the_same_question_in_training(task: str) ->
 def test_answers_are_true() -> None:
     rng = Random(3)
     for _ in range(300):
-        fact = TASKS["addition"](rng)
+        fact = ALL_TASKS["addition"](rng)
         a, b = fact.content.split("+")
         assert int(fact.right) == int(a) + int(b) != int(fact.wrong)
-        fact = TASKS["sorting"](rng)
+        fact = ALL_TASKS["sorting"](rng)
         assert fact.right.split(", ") == sorted(fact.content.split(", "))
-        fact = TASKS["extreme"](rng)
+        fact = ALL_TASKS["extreme"](rng)
         word, _, listed = fact.content.partition(" ")
         numbers = [int(n) for n in listed.split(", ")]
         assert int(fact.right) == (max(numbers) if word == "largest" else min(numbers))
-        fact = TASKS["reversing"](rng)
+        fact = ALL_TASKS["reversing"](rng)
         assert fact.right.split() == fact.content.split()[::-1]
 
 
 @pytest.mark.parametrize("right_first", [True, False])
 def test_rationales_are_read_back_by_the_family(right_first: bool) -> None:
-    for task in TASKS:
+    for task in ALL_TASKS:
         pair = _pairs(task, 1, from_held_out=False)[0]
         parsed = gram_r2.FAMILY.parse(rationale(pair, right_first))
         assert parsed.verdict == ("A" if right_first else "B")

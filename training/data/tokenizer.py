@@ -18,7 +18,7 @@ from transformers import PreTrainedTokenizerFast
 from service.judging import gram, gram_r2
 from service.types import Comparison, Prompt, Response
 from training.data import demo_words
-from training.data.demo_tasks import TASKS, draw, rationale
+from training.data.demo_tasks import ALL_TASKS, draw, rationale
 
 PAD, START, END = "<|endoftext|>", "<|im_start|>", "<|im_end|>"
 
@@ -76,7 +76,7 @@ def build_tokenizer(vocab_size: int, pairs_per_task: int, seed: int, model_max_l
 def _corpus(pairs_per_task: int, seed: int) -> Iterable[str]:
     """Rendered pairs and rationales, then each listed word often enough to become one token, with and without space."""
     rng = Random(seed)
-    for task in TASKS:
+    for task in ALL_TASKS:
         for i in range(pairs_per_task):
             pair = draw(task, rng, from_held_out=False)
             comparison = Comparison(Prompt.from_text(pair.prompt), Response(pair.right), Response(pair.wrong))

@@ -24,7 +24,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast, Qwen3Config, Qw
 from service.judging import gram, gram_r2
 from service.manifest import JudgeEntry, Manifest, SelfTest
 from training.configs import LossSection, OptimizerSection, Recipe
-from training.data.demo_tasks import TASKS, DemoPair, draw
+from training.data.demo_tasks import ALL_TASKS, DemoPair, draw
 from training.data.encoding import Encoder, Row, padded
 from training.data.tokenizer import build_tokenizer
 from training.evaluation.demo import LabelReport, heldout_pairs
@@ -70,7 +70,7 @@ def finetune(recipe: Recipe, output: Path, *, resume: bool = False) -> None:
 
 def check_tasks(recipe: Recipe) -> None:
     """Raises `ValueError` for a task the family does not have."""
-    if unknown := set(recipe.data.task_weights) - set(TASKS):
+    if unknown := set(recipe.data.task_weights) - set(ALL_TASKS):
         raise ValueError(f"The recipe names unknown tasks: {', '.join(sorted(unknown))}.")
 
 
