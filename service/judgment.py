@@ -50,7 +50,7 @@ class Ask:
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """A tokenized pair in canonical order. ``prompts`` are the two display orders (one per response for scalar judges)."""
+    """A tokenized pair in canonical order. ``prompts``: the two display orders (scalar judges: one per response)."""
 
     comparison: Comparison
     swapped: bool

@@ -1,7 +1,7 @@
 """The nouns of the service: frozen values, standard library only.
 
 Probabilities are in [0, 1]; margins are log-odds in nats; lengths are tokens unless a name says ``_chars``.
-A *comparison* is one question with two responses in a display order; a *verdict* is what both orders of it say together.
+A *comparison* is one question with two responses in a display order; a *verdict* is what both its orders say together.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ Scope = Literal["score", "queue", "admin", "metrics"]
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """One chat turn. ``role`` is the trainer's word (system, user, assistant, tool); it is never trusted as template text."""
+    """One chat turn. ``role`` is the trainer's word (system, user, assistant, tool), never trusted as template text."""
 
     role: str
     content: str
@@ -140,7 +140,7 @@ class Votes:
 
 @dataclass(frozen=True, slots=True)
 class Rationale:
-    """One written judgment. ``probability`` is P(the pair's response a is better), read after the text; None if unread."""
+    """One written judgment. ``probability`` is P(the pair's response a better), read after the text; None if unread."""
 
     order: Order
     vote: int
@@ -180,7 +180,7 @@ class Verdict:
 
 @dataclass(frozen=True, slots=True)
 class RankedResponse:
-    """One response's place: ``rank`` 0 is best; ``strength`` is a Bradley-Terry log-strength, ``stderr`` its standard error."""
+    """One response's place: ``rank`` 0 is best; ``strength`` is a Bradley-Terry log-strength with its ``stderr``."""
 
     index: int
     rank: int
