@@ -152,7 +152,6 @@ class VllmSettings(_Section):
     pipeline_parallel_size: int = Field(1, ge=1)
     data_parallel_size: int = Field(1, ge=1)
     adapters: dict[str, str] = {}
-    runner: Literal["generate", "pooling"] = "generate"
     weight_version: str | None = None
     extra: dict[str, Any] = {}
 
@@ -163,6 +162,13 @@ class RemoteSettings(_Section):
     type: Literal["remote"] = "remote"
     urls: tuple[str, ...] = Field(min_length=1)
     model: str = Field(default_factory=demo_model)
+    served_model: str | None = None
+    api_key: SecretStr | None = None
+    weight_version: str | None = None
+    connect_timeout_s: float = Field(5.0, gt=0)
+    read_timeout_s: float = Field(600.0, gt=0)
+    check_interval_s: float = Field(2.0, gt=0)
+    max_connections: int = Field(512, ge=1)
 
 
 class TransformersSettings(_Section):
@@ -171,6 +177,10 @@ class TransformersSettings(_Section):
     type: Literal["transformers"] = "transformers"
     model: str = Field(default_factory=demo_model)
     device: Literal["auto", "cpu", "cuda"] = "auto"
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    max_model_len: int | None = Field(None, ge=64)
+    adapters: dict[str, str] = {}
+    weight_version: str | None = None
 
 
 class MemoryStoreSettings(_Section):

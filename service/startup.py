@@ -10,6 +10,7 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from prometheus_client import CollectorRegistry
 
@@ -113,20 +114,19 @@ def _from_manifest(entry: JudgeEntry) -> JudgePlan:
     )
 
 
-def pick_engine(settings: Settings, manifest: Manifest | None, registry: CollectorRegistry) -> Engine:
+def pick_engine(
+    settings: Settings, plans: Sequence[JudgePlan], manifest: Manifest | None, registry: CollectorRegistry
+) -> Engine:
     """The configured engine, not started. Imports stand here so that `fake` and `remote` never load vLLM or a model."""
     wanted = settings.engine
-    fields = wanted.model_dump(exclude={"type"}, exclude_none=True)
+    fields = engine_fields(settings, plans, manifest)
     if isinstance(wanted, FakeSettings):
         from service.engines.fake import FakeEngine, FakeOptions
 
         return FakeEngine(FakeOptions(**fields))
-    if manifest is not None and fields.get("weight_version") is None:
-        fields["weight_version"] = manifest.version
     if isinstance(wanted, VllmSettings):
         from service.engines.vllm import VllmEngine, VllmOptions
 
-        fields["adapters"] = _adapters(wanted.model, manifest) | wanted.adapters
         return VllmEngine(VllmOptions(**fields), registry)
     if isinstance(wanted, RemoteSettings):
         from service.engines.remote import RemoteEngine, RemoteOptions
@@ -135,6 +135,27 @@ def pick_engine(settings: Settings, manifest: Manifest | None, registry: Collect
     from service.engines.transformers import TransformersEngine, TransformersOptions
 
     return TransformersEngine(TransformersOptions(**fields))
+
+
+def engine_fields(settings: Settings, plans: Sequence[JudgePlan], manifest: Manifest | None) -> dict[str, Any]:
+    """The engine's options: the settings, and what follows from judges and manifest. Raises `StartupError`."""
+    wanted = settings.engine
+    fields = wanted.model_dump(exclude={"type"}, exclude_none=True)
+    if isinstance(wanted, FakeSettings):
+        return fields
+    scalar = {plan.family.reads == "scalar" for plan in plans}
+    if len(scalar) > 1:
+        raise StartupError("One engine runs scalar judges or pairwise ones, not both; start a service for each.")
+    if True in scalar:
+        fields["runner"] = "pooling"
+    if manifest is not None:
+        fields.setdefault("weight_version", manifest.version)
+    if isinstance(wanted, RemoteSettings):
+        if wanted.api_key is not None:
+            fields["api_key"] = wanted.api_key.get_secret_value()
+    else:
+        fields["adapters"] = _adapters(wanted.model, manifest) | wanted.adapters
+    return fields
 
 
 def pick_store(settings: Settings) -> RewardStore:

@@ -38,7 +38,10 @@ def _visible(text: str) -> str:
 
 AnyText = Annotated[str, Field(max_length=MAX_TEXT_CHARS), AfterValidator(_valid_unicode)]
 Text = Annotated[
-    str, Field(min_length=1, max_length=MAX_TEXT_CHARS), AfterValidator(_valid_unicode), AfterValidator(_visible)
+    str,
+    Field(min_length=1, max_length=MAX_TEXT_CHARS, json_schema_extra={"pattern": r"\S"}),
+    AfterValidator(_valid_unicode),
+    AfterValidator(_visible),
 ]
 ItemId = Annotated[str, Field(max_length=256), AfterValidator(_valid_unicode)]
 JudgeName = Annotated[str, Field(min_length=1, max_length=64), AfterValidator(_valid_unicode)]
