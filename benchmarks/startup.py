@@ -65,10 +65,10 @@ def _checkout(fresh: bool) -> Iterator[Path]:
 def _serving(directory: Path) -> Iterator[Server]:
     """``make serve`` without the virtual environment this program may run in."""
     port = free_port()
-    environment = {"GRAM_SERVER__PORT": str(port), "GRAM_STORE__TYPE": "memory", "VIRTUAL_ENV": "", "PYTHONPATH": ""}
+    environment = {"GRAM_STORE__TYPE": "memory", "VIRTUAL_ENV": "", "PYTHONPATH": ""}
     paths = os.environ["PATH"].split(os.pathsep)
     environment["PATH"] = os.pathsep.join(path for path in paths if not (Path(path).parent / "pyvenv.cfg").exists())
-    with Server(["make", "serve"], port, environment, directory=directory) as server:
+    with Server(["make", "serve", f"PORT={port}"], port, environment, directory=directory) as server:
         yield server
 
 
