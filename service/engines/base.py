@@ -18,6 +18,9 @@ Task = Literal["label", "generate", "scalar"]
 # vLLM's bound on the token ids whose log-probabilities one request may ask for.
 MAX_LABELS = 128
 
+# Why vLLM ended a text, where that makes a completion; its other reasons (abort, error, repetition) mean a cut answer.
+FINISHED: Mapping[str | None, Literal["stop", "length"]] = {"stop": "stop", "length": "length"}
+
 # Weight files are sampled, not read: this many pieces of this many bytes tell checkpoints apart in milliseconds.
 _PIECES, _PIECE_BYTES = 16, 65536
 

@@ -20,6 +20,7 @@ from typing import Any, Literal, TypeVar, cast
 import httpx
 
 from service.engines.base import (
+    FINISHED,
     EngineInfo,
     EngineRequest,
     Progress,
@@ -36,8 +37,6 @@ from service.types import Completion
 T = TypeVar("T")
 
 DEAD = "None of the vLLM servers answers; start one or correct the engine's urls."
-# vLLM's other reasons ("abort", "error", "repetition") mean a cut answer, which is never a completion.
-FINISHED: Mapping[str | None, Literal["stop", "length"]] = {"stop": "stop", "length": "length"}
 ABORTED = "The server stopped this request before it was done; try it again."
 # The wire's stand-in for minus infinity, and on some routes for NaN; neither is a usable log-probability.
 WIRE_FLOOR = -9999.0

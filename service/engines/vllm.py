@@ -37,6 +37,7 @@ from vllm.v1.metrics.loggers import PrometheusStatLogger
 from vllm.v1.metrics.perf import PerfMetricsProm
 
 from service.engines.base import (
+    FINISHED,
     EngineInfo,
     EngineRequest,
     Progress,
@@ -55,8 +56,6 @@ Output = TypeVar("Output")
 Metric = TypeVar("Metric", bound=MetricWrapperBase)
 
 DEAD = "The engine is not running; restart the service."
-# vLLM's other reasons ("abort", "error", "repetition") mean a cut answer, which is never a completion.
-FINISHED: Mapping[str | None, Literal["stop", "length"]] = {"stop": "stop", "length": "length"}
 ABORTED = "The engine stopped this request before it was done; try it again."
 
 # Larger blocks share less: with blocks of 128 a common prefix of 223 tokens gave 127 cached ones.
@@ -204,11 +203,8 @@ class VllmEngine:
         gc.freeze()
 
     async def _warm_up(self) -> None:
-        if "scalar" in self._tasks:
-            await self.complete(EngineRequest((0, 1), "scalar"))
-            return
-        await self.complete(EngineRequest((0, 1), "label", label_ids=(0, 1)))
-        await self.complete(EngineRequest((0, 1), "generate", max_tokens=2, temperature=1.0))
+        for task in self._tasks:
+            await self.complete(EngineRequest((0, 1), task, label_ids=(0, 1), max_tokens=2, temperature=1.0))
 
     def _build(self) -> AsyncLLM:
         # Without spawn vLLM may fork, and a fork of a process with threads can deadlock. Statistics stay at home.
@@ -268,20 +264,18 @@ class VllmEngine:
             yield replace(self._completion(request, output), token_ids=tuple(ids), text=text)
 
     async def close(self) -> None:
-        if self._closed:
-            return
         self._closed = True
-        if self._llm is None:
+        if (llm := self._llm) is None:
             return
+        self._llm = None
         # vLLM leaves requests that are in flight at shutdown hanging or cut; an abort ends each one, as an error.
         with suppress(EngineDeadError):
-            await self._llm.abort(list(self._llm.output_processor.request_states), internal=True)
-        if self._llm.output_handler is not None:
-            self._llm.output_handler.cancel()  # else it reports the end of its engine as a crash
-        await asyncio.to_thread(self._llm.shutdown, CLOSE_S)
-        self._llm = None
+            await llm.abort(list(llm.output_processor.request_states), internal=True)
+        if llm.output_handler is not None:
+            llm.output_handler.cancel()  # else it reports the end of its engine as a crash
+        await asyncio.to_thread(llm.shutdown, CLOSE_S)
         gc.unfreeze()
-        if self._metrics:
+        if self._metrics is not None:
             self._metrics.unregister()
 
     def _lora(self, request: EngineRequest) -> LoRARequest | None:
@@ -356,9 +350,8 @@ class _EngineMetrics:
         return type(base.__name__, (base,), {"__init__": init})
 
     def unregister(self) -> None:
-        for metric in self._created:
-            self._registry.unregister(metric)
-        self._created.clear()
+        while self._created:
+            self._registry.unregister(self._created.pop())
 
 
 SCALAR_PARAMS = PoolingParams(task="classify", use_activation=False)
