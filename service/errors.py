@@ -1,30 +1,30 @@
 """Every error the service raises on purpose. `app.py` holds the one table from class to HTTP status.
 
-    ServiceError
-    +-- BadRequest                 the caller can fix it
-    |   +-- InvalidJson            the body is not JSON
-    |   +-- InvalidInput           a field is wrong (schema, non-finite number, invalid Unicode, empty response)
-    |   |   +-- TokenLimitExceeded a rendered prompt does not fit; nothing is ever truncated
-    |   +-- UnsupportedMediaType   the body is not declared as JSON
-    |   +-- BodyTooLarge
-    |   +-- NotFound               an unknown judge, queue or route
-    |   +-- Conflict               the same key or queue, used differently
-    +-- AuthError
-    |   +-- Unauthenticated        no key, or one we do not know
-    |   +-- Forbidden              a known key without the scope
-    +-- JudgmentFailed             the engine answered, but not with a usable judgment; never turned into a number
-    |   +-- InvalidVerdict         no anchored answer in any vote of an order
-    |   +-- NonFiniteScore         NaN or infinity from the model
-    |   +-- LowLabelMass           the model wanted to write something else than a label
-    +-- Unavailable                try again later
-    |   +-- Overloaded             admission is full
-    |   +-- Draining               shutting down
-    |   +-- EngineDead             the engine process is gone
-    |   +-- StoreUnavailable       the reward queue cannot be reached
-    +-- DeadlineExceeded
-    +-- StartupError               the service must not start: configuration, checkpoint, manifest, self-test
-    +-- InternalError              an invariant of ours is broken
-        +-- ControlTokenViolation  untrusted text would have produced a control token
+ServiceError
++-- BadRequest                 the caller can fix it
+|   +-- InvalidJson            the body is not JSON
+|   +-- InvalidInput           a field is wrong (schema, non-finite number, invalid Unicode, empty response)
+|   |   +-- TokenLimitExceeded a rendered prompt does not fit; nothing is ever truncated
+|   +-- UnsupportedMediaType   the body is not declared as JSON
+|   +-- BodyTooLarge
+|   +-- NotFound               an unknown judge, queue or route
+|   +-- Conflict               the same key or queue, used differently
++-- AuthError
+|   +-- Unauthenticated        no key, or one we do not know
+|   +-- Forbidden              a known key without the scope
++-- JudgmentFailed             the engine answered, but not with a usable judgment; never turned into a number
+|   +-- InvalidVerdict         no anchored answer in any vote of an order
+|   +-- NonFiniteScore         NaN or infinity from the model
+|   +-- LowLabelMass           the model wanted to write something else than a label
++-- Unavailable                try again later
+|   +-- Overloaded             admission is full
+|   +-- Draining               shutting down
+|   +-- EngineDead             the engine process is gone
+|   +-- StoreUnavailable       the reward queue cannot be reached
++-- DeadlineExceeded
++-- StartupError               the service must not start: configuration, checkpoint, manifest, self-test
++-- InternalError              an invariant of ours is broken
+    +-- ControlTokenViolation  untrusted text would have produced a control token
 """
 
 from __future__ import annotations
