@@ -33,7 +33,7 @@ from typing import ClassVar
 
 
 class ServiceError(Exception):
-    """Base of all. ``code`` is the stable word clients switch on; ``retryable`` says whether the same request may succeed."""
+    """Base of all. ``code`` is the stable word clients switch on; ``retryable``: may the same request succeed later?"""
 
     code: ClassVar[str] = "internal"
     retryable: ClassVar[bool] = False

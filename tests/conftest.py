@@ -31,12 +31,3 @@ def pytest_configure(config: pytest.Config) -> None:
 def root() -> Path:
     """The repository root; tests run on the checkout, never on an installed copy."""
     return ROOT
-
-
-@pytest.fixture(scope="session")
-def data_dir() -> Path:
-    """Public evaluation data, where ``GRAM_DATA_DIR`` names it. A test that asks for it says when it is not there."""
-    named = os.environ.get("GRAM_DATA_DIR")
-    if not named or not Path(named).is_dir():
-        pytest.skip("needs public evaluation data: set GRAM_DATA_DIR to a folder that holds it")
-    return Path(named)

@@ -102,7 +102,7 @@ ROOMS: dict[str, Room] = {
             "service.engines",
             "client",
         ),
-        ("torch", "transformers"),
+        ("torch", "transformers", "matplotlib"),
     ),
     "training.stages": Room(
         (

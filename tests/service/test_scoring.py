@@ -273,7 +273,7 @@ async def test_choosing_a_judge() -> None:
 
 async def eventually(condition: Callable[[], bool]) -> None:
     async with asyncio.timeout(2):
-        while not condition():  # noqa: ASYNC110 - the engine double has no event to wait for
+        while not condition():
             await asyncio.sleep(0.01)
 
 

@@ -109,5 +109,5 @@ async def listening(overrides: dict[str, Any] | None = None, engine: FakeEngine 
 async def until(true: Callable[[], bool], seconds: float = 10.0) -> None:
     """Wait for a condition; fail when it does not come."""
     async with asyncio.timeout(seconds):
-        while not true():  # noqa: ASYNC110 - what is waited for has no event
+        while not true():
             await asyncio.sleep(0.005)
