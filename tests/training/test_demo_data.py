@@ -72,6 +72,7 @@ def test_heldout_pairs_are_distinct_seeded_and_spread_over_tasks() -> None:
     assert max(counts) - min(counts) <= 1
 
 
+@pytest.mark.slow
 def test_length_and_style_say_nothing_about_which_is_right() -> None:
     train = heldout_pairs(3000, seed=6)
     test = heldout_pairs(2000, seed=7)
