@@ -186,7 +186,8 @@ async def _stop(task: asyncio.Task[None]) -> None:
 def _add_error_handlers(app: FastAPI, max_body_bytes: int) -> None:
     @app.exception_handler(ServiceError)
     async def known(request: Request, error: ServiceError) -> Response:
-        request.state.call.seen.failures.append(error.code)
+        if error.code not in request.state.call.seen.failures:  # an item's failure is noted where it is judged
+            request.state.call.seen.failures.append(error.code)
         if STATUS[type(error)] == 500:
             log.error("request %s: %s", request.state.call.request_id, error.message)
         return error_reply(error, request.state.call.request_id)

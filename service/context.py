@@ -74,20 +74,24 @@ class Call:
 
     def finish(self, status: int, route: str) -> Observation:
         """Close the record."""
-        seen, trace = self.seen, self.trace
-        seen.status, seen.route, seen.seconds = status, route, time.perf_counter() - self.started
-        seen.queue_s, seen.tokenize_s, seen.engine_s = trace.queue_s, trace.tokenize_s, trace.engine_s
+        seen = self.seen
+        seen.status, seen.route = status, route
+        seen.queue_s, seen.tokenize_s, seen.engine_s, seen.seconds = self._times()
         return seen
 
     def server_timing(self) -> str:
         """The Server-Timing header, in milliseconds."""
-        parts = {
-            "queue": self.trace.queue_s,
-            "tokenize": self.trace.tokenize_s,
-            "engine": self.trace.engine_s,
-            "total": time.perf_counter() - self.started,
-        }
-        return ", ".join(f"{name};dur={1000 * seconds:.1f}" for name, seconds in parts.items())
+        times = zip(("queue", "tokenize", "engine", "total"), self._times(), strict=True)
+        return ", ".join(f"{name};dur={1000 * seconds:.1f}" for name, seconds in times)
+
+    def _times(self) -> tuple[float, float, float, float]:
+        """Seconds in queue, tokenization and engine, and in all. Groups are judged side by side and so add up to more
+        than the clock says; the stages then share the clock's time in proportion."""
+        total = time.perf_counter() - self.started
+        stages = (self.trace.queue_s, self.trace.tokenize_s, self.trace.engine_s)
+        share = min(1.0, total / sum(stages)) if sum(stages) > 0 else 1.0
+        queue, tokenize, engine = (share * seconds for seconds in stages)
+        return queue, tokenize, engine, total
 
     def _saw(self, items: Iterable[Verdict | Score]) -> None:
         for item in items:

@@ -123,16 +123,17 @@ class Scorer:
         running: list[asyncio.Task[Verdict]] = []
         asked: list[asyncio.Task[Completion]] = []
         started = time.perf_counter()
-        tokenized_before = trace.tokenize_s
+        mine = Trace()  # other groups of the request write to `trace` meanwhile
         try:
             for start in range(0, len(comparisons), CHUNK):
-                prepared = await self._prepare(judge, comparisons[start : start + CHUNK], trace)
+                prepared = await self._prepare(judge, comparisons[start : start + CHUNK], mine)
                 running += _launch(judge, prepared, ask, asked)
             return [_isolated(outcome) for outcome in await asyncio.gather(*running, return_exceptions=True)]
         finally:
             for task in (*running, *asked):
                 task.cancel()
-            trace.engine_s += time.perf_counter() - started - (trace.tokenize_s - tokenized_before)
+            trace.tokenize_s += mine.tokenize_s
+            trace.engine_s += time.perf_counter() - started - mine.tokenize_s
 
     async def rank(
         self,

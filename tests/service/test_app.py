@@ -316,6 +316,7 @@ async def test_a_bug_is_a_500_without_details(caplog: pytest.LogCaptureFixture) 
     async with serving(engine=FakeEngine(options(label_logits=broken))) as api:
         reply = await api.post("/compare", PAIR)
         assert reply.status_code == 500
+        assert 'gram_requests_total{route="/compare",status="500"} 1.0' in (await api.client.get("/metrics")).text
         assert reply.json()["error"]["code"] == "internal"
         assert "secret" not in reply.text
         assert reply.headers["x-request-id"] in caplog.text
@@ -338,6 +339,23 @@ async def test_metrics_say_how_the_judge_does() -> None:
     assert 'gram_order_consistency_total{consistent="' in text
     assert 'gram_stage_seconds_count{stage="engine"} 2.0' in text
     assert "gram_prompts_inside 0.0" in text
+
+
+async def test_a_failure_is_counted_once() -> None:
+    async with serving(engine=FakeEngine(options(fault="nan"))) as api:
+        for route in ("/compare", "/rank", "/score"):
+            await api.post(route, BODIES[route])
+        text = (await api.client.get("/metrics")).text
+    assert 'gram_failed_items_total{code="non_finite_score",judge="gram"} 3.0' in text
+
+
+async def test_stages_never_add_up_to_more_than_the_clock() -> None:
+    groups = [{"prompt": f"Task {g}", "responses": ["x", "y", "z"]} for g in range(8)]
+    async with serving(engine=FakeEngine(options(delay_s=0.02))) as api:
+        reply = await api.post("/score", {"groups": groups})
+    times = [float(part.split("=")[1]) for part in reply.headers["server-timing"].split(", ")]
+    assert sum(times[:3]) <= times[3] + 0.2
+    assert times[2] > 0
 
 
 async def test_models_say_what_each_judge_can_do() -> None:
