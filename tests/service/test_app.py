@@ -179,11 +179,11 @@ async def test_a_passed_deadline_is_504_and_aborts_the_engine(route: str) -> Non
     engine = FakeEngine(options(delay_s=30))
     async with serving(engine=engine) as api:
         started = asyncio.get_running_loop().time()
-        reply = await api.post(route, BODIES[route], **{"X-Deadline-Ms": "80"})
+        reply = await api.post(route, BODIES[route], **{"X-Deadline-Ms": "600"})
         took = asyncio.get_running_loop().time() - started
         assert reply.status_code == 504
         assert reply.json()["error"]["code"] == "deadline_exceeded"
-        assert 0.08 <= took < 10
+        assert 0.6 <= took < 10
         assert engine.in_flight == 0
         assert engine.aborted == engine.calls > 0
         assert api.admission.held == 0
@@ -198,9 +198,9 @@ async def test_a_passed_deadline_leaves_the_queue_alone() -> None:
 
 
 async def test_a_stream_that_takes_too_long_ends_with_an_error_event() -> None:
-    engine = FakeEngine(options(token_delay_s=0.02))
+    engine = FakeEngine(options(token_delay_s=0.1))
     async with serving(engine=engine) as api:
-        reply = await api.post("/rationale", PAIR | {"stream": True}, **{"X-Deadline-Ms": "100"})
+        reply = await api.post("/rationale", PAIR | {"stream": True}, **{"X-Deadline-Ms": "1200"})
         assert reply.status_code == 200
         assert "event: text" in reply.text
         assert reply.text.rstrip().splitlines()[-2] == "event: error"
