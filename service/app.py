@@ -43,6 +43,10 @@ from service.stores.base import RewardStore
 log = logging.getLogger("gram.app")
 
 TITLE = "Reward scoring service"
+DESCRIPTION = """Probabilities are in [0, 1]; margins are log-odds in nats; lengths are tokens.
+
+A failed judgment is never a number: a single request answers with its status, a batch with 200 and the failed items
+marked, their numbers null. Not available yet: cohorts and stored references in /score, adaptive ranking."""
 
 STATUS: dict[type[ServiceError], int] = {
     errors.ServiceError: 500,
@@ -99,6 +103,7 @@ def build_app(settings: Settings, engine: Engine | None = None, store: RewardSto
     app = FastAPI(
         title=TITLE,
         summary="Generative reward models as rewards for RLHF.",
+        description=DESCRIPTION,
         version="0.1.0",
         lifespan=lifespan,
         docs_url=None,

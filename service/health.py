@@ -61,7 +61,11 @@ class Health:
         """End every request inside as soon as the engine is dead; log each change of readiness once."""
         state = "ready"
         while True:
-            now = await self._state()
+            try:
+                now = await self._state()
+            except Exception:
+                log.exception("a health check failed in itself")
+                now = state
             if now != state:
                 log.warning("readiness changed: %s", now)
             state = now

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from fastapi import APIRouter
 
 from service.judge import Judge
@@ -22,11 +24,12 @@ async def models(service: TheService) -> ModelsReply:
 
 
 def _judge(judge: Judge, default: bool) -> JudgeOut:
+    model = judge.engine.info.model
     return JudgeOut(
         name=judge.name,
         family=judge.family.name,
         template=judge.family.template,
-        model=judge.engine.info.model,
+        model=Path(model).name if Path(model).is_absolute() else model,  # not where our files lie
         adapter=judge.adapter,
         weight_version=judge.version.weight_version,
         template_hash=judge.version.template_hash,

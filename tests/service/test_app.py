@@ -369,6 +369,29 @@ async def test_models_say_what_each_judge_can_do() -> None:
     assert judges["gram_r2"]["limits"] == {"max_prompt_tokens": 32_767 - 2048, "max_rationale_tokens": 2048}
 
 
+async def test_models_do_not_say_where_our_files_lie() -> None:
+    for model, shown in (("/srv/models/judge-7b", "judge-7b"), ("someone/judge-7b", "someone/judge-7b")):
+        async with serving(engine=FakeEngine(options(model=model))) as api:
+            assert {judge["model"] for judge in (await api.client.get("/models")).json()["judges"]} == {shown}
+
+
+async def test_the_watchdog_survives_a_check_that_breaks(caplog: pytest.LogCaptureFixture) -> None:
+    class Odd(FakeEngine):
+        odd = True
+
+        async def check(self) -> None:
+            if self.odd:
+                raise KeyError("odd")
+
+    engine = Odd(options())
+    engine.odd = False
+    async with serving(engine=engine) as api:
+        engine.odd = True
+        await until(lambda: "a health check failed in itself" in caplog.text)
+        engine.odd = False
+        assert (await api.client.get("/readyz")).status_code == 200
+
+
 async def test_what_was_started_is_stopped_when_the_start_fails() -> None:
     class Stubborn(FakeEngine):
         closed = False
