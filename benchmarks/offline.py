@@ -16,27 +16,23 @@ from vllm.inputs import tokens_input
 
 from service.engines.vllm import VllmEngine, engine_arguments
 from service.settings import load_settings
-from service.startup import load_manifest, pick_engine
-
-ENGINE_VARIABLES = ("VLLM_CPU_OMP_THREADS_BIND", "TORCHDYNAMO_DISABLE")
-"""What `engine_arguments` sets in the environment; part of how the engine runs."""
+from service.startup import load_manifest, pick_engine, plan_judges
 
 
 def main() -> None:
     pipe = Connection(int(sys.argv[1]))
     os.environ["VLLM_NO_USAGE_STATS"] = "1"
     os.environ["VLLM_WORKER_MULTIPROC_METHOD"] = "spawn"
-    before = dict(os.environ)
     settings = load_settings()
-    engine = pick_engine(settings, load_manifest(settings), CollectorRegistry())
+    manifest = load_manifest(settings)
+    engine = pick_engine(settings, plan_judges(settings, manifest), manifest, CollectorRegistry())
     if not isinstance(engine, VllmEngine):
         raise SystemExit("Throughput compares vLLM with vLLM; leave engine.type at its default.")
+    before = dict(os.environ)
     arguments = engine_arguments(engine.options)
+    set_by_it = {name: value for name, value in os.environ.items() if before.get(name) != value}
     llm = LLM(**arguments)
-    changed = {
-        name: value for name, value in os.environ.items() if before.get(name) != value and name in ENGINE_VARIABLES
-    }
-    pipe.send({"arguments": arguments, "environment": changed})
+    pipe.send({"arguments": arguments, "environment": set_by_it})
     while True:
         try:
             prompts, label_ids = pipe.recv()

@@ -48,7 +48,7 @@ from service.engines.base import (
     fingerprint_weights,
     require_model,
 )
-from service.engines.cpu import choose_cpu_plan, read_cpu
+from service.engines.cpu import choose_cpu_plan, environment, read_cpu
 from service.errors import EngineDead, InvalidInput, JudgmentFailed, Overloaded, ServiceError, StartupError
 from service.types import Completion
 
@@ -93,7 +93,7 @@ class VllmOptions:
 
 
 def engine_arguments(options: VllmOptions) -> dict[str, Any]:
-    """The keyword arguments for vLLM's `EngineArgs`. On CPU also sets the variable that binds vLLM's threads."""
+    """The keyword arguments for vLLM's `EngineArgs`. On CPU also sets vLLM's environment variables."""
     arguments: dict[str, Any] = {
         "model": options.model,
         "runner": options.runner,
@@ -124,11 +124,7 @@ def _cpu_arguments(options: VllmOptions) -> dict[str, Any]:
     ranks = options.tensor_parallel_size * options.pipeline_parallel_size * options.data_parallel_size
     plan = choose_cpu_plan(cpus, flags, options.dtype, ranks)
     eager = options.enforce_eager is not False
-    os.environ["VLLM_CPU_OMP_THREADS_BIND"] = plan.threads_bind
-    if eager:
-        # vLLM compiles one sampler function even in eager mode. Where there is no C++ compiler that kills the engine at
-        # its first label read; where there is one it costs that read 14 s and gains nothing measurable.
-        os.environ["TORCHDYNAMO_DISABLE"] = "1"
+    os.environ.update(environment(plan, eager))
     return {
         "dtype": plan.dtype,
         "max_num_batched_tokens": options.max_num_batched_tokens or 4096,

@@ -33,3 +33,10 @@ def test_reads_this_machine() -> None:
     cpus, flags = read_cpu()
     assert cpus
     assert all(" " not in flag for flag in flags)
+
+
+def test_environment_keeps_answers_independent_of_company() -> None:
+    """Split attention made a float32 answer depend on what else was in its batch."""
+    plan = choose_cpu_plan({1, 0}, {"avx512_bf16"})
+    assert environment(plan, eager=False) == {"VLLM_CPU_OMP_THREADS_BIND": "0,1", "VLLM_CPU_ATTN_SPLIT_KV": "0"}
+    assert environment(plan, eager=True)["TORCHDYNAMO_DISABLE"] == "1"
