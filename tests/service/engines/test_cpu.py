@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from service.engines.cpu import CpuPlan, choose_cpu_plan, read_cpu
+from service.engines.cpu import CpuPlan, choose_cpu_plan, environment, read_cpu
 
 
 @pytest.mark.parametrize(
