@@ -17,6 +17,8 @@ CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 25, 60, 120, 300, 600)
 _MASS = (0.05, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99, 0.999, 1.0)
+REFUSALS = frozenset({"overloaded", "draining", "deadline_exceeded"})
+"""Error codes of requests that were fine but found no room or no time."""
 _LOGIT = (-8.0, -4.0, -2.0, -1.0, -0.5, -0.25, 0.0, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0)
 
 
@@ -67,7 +69,7 @@ class Metrics:
             registry=r,
             buckets=_LOGIT,
         )
-        self.rejected = Counter("gram_rejected", "Requests refused by admission.", ["reason"], registry=r)
+        self.rejected = Counter("gram_rejected", "Requests that found no room or no time.", ["reason"], registry=r)
 
     def watch(self, name: str, help_text: str, read: Callable[[], float]) -> None:
         """A gauge whose value is read when scraped."""
@@ -77,6 +79,8 @@ class Metrics:
         """Called once for each request, when its reply is out."""
         self.requests.labels(seen.route, str(seen.status)).inc()
         self.seconds.labels(seen.route).observe(seen.seconds)
+        for reason in REFUSALS.intersection(seen.failures):
+            self.rejected.labels(reason).inc()
         if seen.judge is None:
             return
         for stage, seconds in (("queue", seen.queue_s), ("tokenize", seen.tokenize_s), ("engine", seen.engine_s)):

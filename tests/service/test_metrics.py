@@ -28,6 +28,16 @@ def test_requests_without_a_judge_leave_the_stages_alone() -> None:
     assert value(metrics, "gram_stage_seconds_count", stage="engine") is None
 
 
+def test_a_refusal_counts_once_whether_or_not_a_judge_was_chosen() -> None:
+    metrics = Metrics()
+    metrics.record(Observation("/compare", 503, 0.001, failures=["overloaded"]))
+    metrics.record(Observation("/compare", 504, 60.0, judge="gram", failures=["deadline_exceeded"]))
+    metrics.record(Observation("/compare", 422, 0.001, failures=["token_limit"]))
+    assert value(metrics, "gram_rejected_total", reason="overloaded") == 1
+    assert value(metrics, "gram_rejected_total", reason="deadline_exceeded") == 1
+    assert value(metrics, "gram_rejected_total", reason="token_limit") is None
+
+
 def test_judge_health() -> None:
     metrics = Metrics()
     verdicts = [Verdict(0.6, 0.4, 0.9, 0.7, True, 0.97), Verdict(0.5, 0.0, 0.5, 0.5, True, None)]
