@@ -25,12 +25,16 @@ TIMEOUT_S = 600.0
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """How long a set of pairs took, and P(a better) of each (NaN where the answer held no label)."""
+    """How long a set of pairs took, and P(a better) of each (NaN where the answer held no label).
+
+    ``cpu_seconds`` is the processor time of the program that judged, all its processes together.
+    """
 
     seconds: float
     p_first: list[float]
     prompt_tokens: int | None = None
     cached_tokens: int | None = None
+    cpu_seconds: float = math.nan
 
     @property
     def rate(self) -> float:

@@ -12,6 +12,7 @@ import time
 from argparse import ArgumentParser, Namespace
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from statistics import median
 from typing import Any
 
@@ -108,7 +109,9 @@ def _round(arms: Sequence[Arm], pairs: int, seed: int, advance: Callable[[str], 
         for other in arms:
             other.program.pause()
         arm.program.resume()
-        measured[arm.key] = arm.measure(others if arm.key == "b32" else items)
+        before = arm.program.cpu_seconds()
+        one = arm.measure(others if arm.key == "b32" else items)
+        measured[arm.key] = replace(one, cpu_seconds=arm.program.cpu_seconds() - before)
         advance(f"{arm.title}: {measured[arm.key].rate:.1f}/s")
     return measured
 
@@ -140,6 +143,7 @@ def _report(
             f"{median(rates[arm.key]):.1f}",
             _spread(rates[arm.key]),
             _ratio(rates, arm.key),
+            f"{1000 * _cpu(rounds, arm.key):.1f} ms",
             _cached(rounds, arm.key),
         ]
         for arm in arms
@@ -153,6 +157,7 @@ def _report(
         "rates": rates,
         "pairs": arguments.pairs,
         "seed": arguments.seed,
+        "cpu_seconds_a_pair": {arm.key: _cpu(rounds, arm.key) for arm in arms},
         "engine": engine,
         "idle_share": idle,
         "largest_difference_to_b": agreement,
@@ -162,7 +167,7 @@ def _report(
         f"Largest difference of P(a better) from (b): {_listed(agreement, '.1e')}.",
         f"Idle programs were paused; unpaused they use this part of a core: {_listed(idle, '.3f')}.",
     ]
-    headers = ["", "way", "pairs/s", "min - max", "(b) batched is", "prompt tokens cached"]
+    headers = ["", "way", "pairs/s", "min - max", "(b) batched is", "processor time/pair", "prompt tokens cached"]
     return Report("throughput", SUMMARY, headers, rows, bars, raw, notes)
 
 
@@ -172,6 +177,11 @@ def _spread(rates: Sequence[float]) -> str:
 
 def _ratio(rates: dict[str, list[float]], key: str) -> str:
     return f"{median_ratio(rates['b'], rates[key]):.2f}x" if "b" in rates else ""
+
+
+def _cpu(rounds: Sequence[dict[str, Measured]], key: str) -> float:
+    """Processor seconds a pair: steadier than rates when other programs run beside the measurement."""
+    return median(measured[key].cpu_seconds / len(measured[key].p_first) for measured in rounds)
 
 
 def _cached(rounds: Sequence[dict[str, Measured]], key: str) -> str:
