@@ -20,6 +20,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args
 
+import psutil
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.metrics import MetricWrapperBase
 from vllm import PoolingParams, SamplingParams
@@ -99,6 +100,7 @@ def engine_arguments(options: VllmOptions) -> dict[str, Any]:
         "runner": options.runner,
         "dtype": options.dtype,
         "load_format": "safetensors",
+        "max_model_len": options.max_model_len,
         "max_num_seqs": options.max_num_seqs,
         "max_num_batched_tokens": options.max_num_batched_tokens or 8192,
         "block_size": options.block_size,
@@ -110,8 +112,6 @@ def engine_arguments(options: VllmOptions) -> dict[str, Any]:
         "data_parallel_size": options.data_parallel_size,
         "shutdown_timeout": options.shutdown_timeout_s,
     }
-    if options.max_model_len is not None:
-        arguments["max_model_len"] = options.max_model_len
     if current_platform.is_cpu():
         arguments |= _cpu_arguments(options)
     if options.adapters:
@@ -140,8 +140,7 @@ def _adapter_arguments(adapters: Mapping[str, str]) -> dict[str, Any]:
         try:
             ranks.append(int(json.loads((Path(path) / "adapter_config.json").read_text())["r"]))
         except (OSError, ValueError, KeyError) as error:
-            message = f"The adapter {name!r} has no readable adapter_config.json in {path}; correct its path."
-            raise StartupError(message) from error
+            raise StartupError(f"The adapter {name!r} has no readable adapter_config.json in {path}.") from error
     fitting = [rank for rank in get_args(MaxLoRARanks) if rank >= max(ranks)]
     if not fitting:
         raise StartupError(f"An adapter has rank {max(ranks)}, above vLLM's limit; merge it into its base model.")
@@ -155,11 +154,10 @@ class VllmEngine:
         self.options = options
         self._metrics = _EngineMetrics(registry) if registry is not None else None
         self._tasks: tuple[Task, ...] = ("scalar",) if options.runner == "pooling" else ("label", "generate")
-        self._loras = {
-            name: LoRARequest(name, number, path) for number, (name, path) in enumerate(options.adapters.items(), 1)
-        }
+        self._loras = {name: LoRARequest(name, i, path) for i, (name, path) in enumerate(options.adapters.items(), 1)}
         self._llm: AsyncLLM | None = None
         self._info: EngineInfo | None = None
+        self._workers: list[psutil.Process] = []
         self._closed = False
         self._meter = ProgressMeter()
         self._ids = itertools.count()
@@ -183,7 +181,7 @@ class VllmEngine:
         _require_device(self.options.device)
         try:
             llm = await asyncio.to_thread(self._build)
-            self._llm = llm
+            self._llm, self._workers = llm, _workers_of(llm)
             for lora in self._loras.values():
                 await llm.add_lora(lora)
             self._info = self._describe(llm)
@@ -193,8 +191,7 @@ class VllmEngine:
             if isinstance(error, StartupError):
                 raise
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-            message = f"vLLM could not load {self.options.model}; correct the model or the engine settings ({reason})."
-            raise StartupError(message) from error
+            raise StartupError(f"vLLM could not load {self.options.model}: {reason}; correct the settings.") from error
         gc.collect()
         gc.freeze()
 
@@ -203,7 +200,7 @@ class VllmEngine:
             await self.complete(EngineRequest((0, 1), task, label_ids=(0, 1), max_tokens=2, temperature=1.0))
 
     def _build(self) -> AsyncLLM:
-        # Without spawn vLLM may fork, and a fork of a process with threads can deadlock. Statistics stay at home.
+        # A fork of a process with threads can deadlock. Usage statistics stay at home.
         os.environ["VLLM_WORKER_MULTIPROC_METHOD"] = "spawn"
         os.environ["VLLM_NO_USAGE_STATS"] = "1"
         arguments = engine_arguments(self.options)
@@ -214,14 +211,10 @@ class VllmEngine:
         config = llm.model_config
         if "scalar" in self._tasks and config.hf_config.num_labels != 1:
             raise StartupError(f"{self.options.model} has several outputs; a scalar judge needs a head with one.")
-        return EngineInfo(
-            engine="vllm",
-            model=self.options.model,
-            max_model_len=config.max_model_len,
-            weight_version=self.options.weight_version or fingerprint_weights(self.options.model),
-            dtype=str(config.dtype).removeprefix("torch."),
-            adapter_versions={name: fingerprint_weights(p) for name, p in self.options.adapters.items()},
-        )
+        version = self.options.weight_version or fingerprint_weights(self.options.model)
+        adapters = {name: fingerprint_weights(path) for name, path in self.options.adapters.items()}
+        dtype = str(config.dtype).removeprefix("torch.")
+        return EngineInfo("vllm", self.options.model, config.max_model_len, version, dtype, adapters)
 
     async def check(self) -> None:
         self._running()
@@ -269,10 +262,16 @@ class VllmEngine:
             await llm.abort(list(llm.output_processor.request_states), internal=True)
         if llm.output_handler is not None:
             llm.output_handler.cancel()  # else it reports the end of its engine as a crash
-        await asyncio.to_thread(llm.shutdown, CLOSE_S)
+        await asyncio.to_thread(self._shut_down, llm)
         gc.unfreeze()
         if self._metrics is not None:
             self._metrics.unregister()
+
+    def _shut_down(self, llm: AsyncLLM) -> None:
+        llm.shutdown(CLOSE_S)
+        for worker in psutil.wait_procs(self._workers, CLOSE_S / 2)[1]:  # those of a killed core may linger
+            with suppress(psutil.NoSuchProcess):
+                worker.kill()
 
     def _lora(self, request: EngineRequest) -> LoRARequest | None:
         return None if request.adapter is None else self._loras[request.adapter]
@@ -311,8 +310,7 @@ class VllmEngine:
         except GracefulHTTPError as error:
             raise Overloaded("The engine's own queue is full; try again later.") from error
         except VLLMClientError as error:
-            message = "The model cannot take this prompt; check that the tokenizer belongs to the model."
-            raise InvalidInput(message) from error
+            raise InvalidInput("The model cannot take this prompt; is the tokenizer its own?") from error
         except VLLMError as error:
             raise JudgmentFailed("The engine failed on this request; its log says why.") from error
 
@@ -348,6 +346,12 @@ class _EngineMetrics:
     def unregister(self) -> None:
         while self._created:
             self._registry.unregister(self._created.pop())
+
+
+def _workers_of(llm: AsyncLLM) -> list[psutil.Process]:
+    """The processes below the engine cores, where those run on this machine."""
+    cores = getattr(llm.engine_core.resources.engine_manager, "processes", ())
+    return [worker for core in cores for worker in psutil.Process(core.pid).children(recursive=True)]
 
 
 SCALAR_PARAMS = PoolingParams(task="classify", use_activation=False)

@@ -46,7 +46,7 @@ ROOMS: dict[str, Room] = {
     "service.engines.remote": Room((*NOUNS, "service.engines.base"), ("httpx",)),
     "service.engines.transformers": Room((*NOUNS, "service.engines.base"), ("torch", "transformers")),
     "service.engines.vllm": Room(
-        (*NOUNS, "service.engines.base", "service.engines.cpu"), ("vllm", "prometheus_client")
+        (*NOUNS, "service.engines.base", "service.engines.cpu"), ("vllm", "prometheus_client", "psutil")
     ),
     "service.stores.base": Room((*NOUNS, "service.normalization")),
     "service.stores.*": Room((*NOUNS, "service.stores.base", "service.normalization")),
