@@ -35,6 +35,7 @@ class Measured:
     prompt_tokens: int | None = None
     cached_tokens: int | None = None
     cpu_seconds: float = math.nan
+    dtype: str | None = None
 
     @property
     def rate(self) -> float:
@@ -159,7 +160,7 @@ class ChatClient:
 
 @dataclass(frozen=True)
 class OnePair:
-    """(d) transformers, a pair at a time."""
+    """(d) transformers, a pair at a time, in the number format that is faster for it."""
 
     program: Worker
     judge: LabelJudge
@@ -168,7 +169,7 @@ class OnePair:
 
     def measure(self, items: Sequence[Item]) -> Measured:
         answer = self.program.ask((self.judge.chats(items), self.judge.label_ids), TIMEOUT_S)
-        return Measured(answer["seconds"], probabilities(answer["logprobs"]))
+        return Measured(answer["seconds"], probabilities(answer["logprobs"]), dtype=answer["dtype"])
 
 
 def probabilities(rows: Sequence[tuple[float, ...]]) -> list[float]:

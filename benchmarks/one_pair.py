@@ -15,27 +15,42 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 Chat = list[dict[str, str]]
+Row = tuple[float, ...]
 
 
 def main() -> None:
+    """Loads the model in both number formats and keeps the one that is faster here on the first pairs it is asked."""
     pipe = Connection(int(sys.argv[1]))
-    path, dtype, threads = pipe.recv()
+    path, threads = pipe.recv()
     torch.set_num_threads(threads)
     tokenizer = AutoTokenizer.from_pretrained(path, padding_side="left")
-    model = AutoModelForCausalLM.from_pretrained(path, dtype=getattr(torch, dtype)).eval()
+    models = {
+        name: AutoModelForCausalLM.from_pretrained(path, dtype=getattr(torch, name)).eval()
+        for name in ("float32", "bfloat16")
+    }
     pipe.send("ready")
     while True:
         try:
             chats, label_ids = pipe.recv()
         except EOFError:
             return
-        started = time.perf_counter()
-        rows = [row for i in range(0, len(chats), 2) for row in _judge(model, tokenizer, chats[i : i + 2], label_ids)]
-        pipe.send({"seconds": time.perf_counter() - started, "logprobs": rows})
+        if len(models) > 1:
+            seconds = {name: _judge_all(model, tokenizer, chats, label_ids)[0] for name, model in models.items()}
+            models = {name: models[name] for name in sorted(seconds, key=lambda name: seconds[name])[:1]}
+        ((name, model),) = models.items()
+        elapsed, rows = _judge_all(model, tokenizer, chats, label_ids)
+        pipe.send({"seconds": elapsed, "logprobs": rows, "dtype": name})
+
+
+def _judge_all(model: Any, tokenizer: Any, chats: list[Chat], label_ids: list[int]) -> tuple[float, list[Row]]:
+    """Seconds, and two rows a pair."""
+    started = time.perf_counter()
+    rows = [row for i in range(0, len(chats), 2) for row in _judge(model, tokenizer, chats[i : i + 2], label_ids)]
+    return time.perf_counter() - started, rows
 
 
 @torch.no_grad()  # type: ignore[untyped-decorator]
-def _judge(model: Any, tokenizer: Any, orders: list[Chat], label_ids: list[int]) -> list[tuple[float, ...]]:
+def _judge(model: Any, tokenizer: Any, orders: list[Chat], label_ids: list[int]) -> list[Row]:
     """Log-probabilities of the labels, one row for each display order of a pair."""
     texts = [
         tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True, enable_thinking=False)

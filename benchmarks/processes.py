@@ -191,7 +191,7 @@ class Worker(Program):
 def _alive(process: psutil.Process) -> bool:
     """Runs and is not just waiting to be collected by a parent that forgot it."""
     try:
-        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+        return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
     except psutil.NoSuchProcess:
         return False
 

@@ -79,7 +79,7 @@ def _start(
             arms.append(ChatClient(server, judge, key, f"{title}, {CHAT_THREADS} chat threads"))
     if "d" in chosen:
         one_pair = stack.enter_context(Worker("benchmarks.one_pair"))
-        one_pair.ask((judge.model, engine["arguments"]["dtype"], describe_machine()["cores"]), READY_S)
+        one_pair.ask((judge.model, describe_machine()["cores"]), READY_S)
         arms.append(OnePair(one_pair, judge))
     return arms, engine
 
@@ -159,10 +159,12 @@ def _report(
         "seed": arguments.seed,
         "cpu_seconds_a_pair": {arm.key: _cpu(rounds, arm.key) for arm in arms},
         "engine": engine,
+        "transformers_dtype": next((one.dtype for one in rounds[0].values() if one.dtype), None),
         "idle_share": idle,
         "largest_difference_to_b": agreement,
     }
     notes = [
+        f"The engines compute in {engine['arguments']['dtype']}, transformers in {raw['transformers_dtype']}.",
         f"{arguments.pairs} pairs a round, {arguments.rounds} rounds; ratios are medians of the rounds' ratios.",
         f"Largest difference of P(a better) from (b): {_listed(agreement, '.1e')}.",
         f"Idle programs were paused; unpaused they use this part of a core: {_listed(idle, '.3f')}.",
