@@ -136,18 +136,6 @@ def _report(
 ) -> Report:
     rates = {arm.key: [measured[arm.key].rate for measured in rounds] for arm in arms}
     agreement = _agreement(rounds)
-    rows = [
-        [
-            arm.key,
-            arm.title,
-            f"{median(rates[arm.key]):.1f}",
-            _spread(rates[arm.key]),
-            _ratio(rates, arm.key),
-            f"{1000 * _cpu(rounds, arm.key):.1f} ms",
-            _cached(rounds, arm.key),
-        ]
-        for arm in arms
-    ]
     bars = [
         Bar(f"(b) batched / ({other})", median_ratio(rates["b"], rates[other]), ">=", bound)
         for other, bound in BOUNDS.items()
@@ -170,7 +158,20 @@ def _report(
         f"Idle programs were paused; unpaused they use this part of a core: {_listed(idle, '.3f')}.",
     ]
     headers = ["", "way", "pairs/s", "min - max", "(b) batched is", "processor time/pair", "prompt tokens cached"]
+    rows = [_row(arm, rates, rounds) for arm in arms]
     return Report("throughput", SUMMARY, headers, rows, bars, raw, notes)
+
+
+def _row(arm: Arm, rates: dict[str, list[float]], rounds: Sequence[dict[str, Measured]]) -> list[str]:
+    return [
+        arm.key,
+        arm.title,
+        f"{median(rates[arm.key]):.1f}",
+        _spread(rates[arm.key]),
+        _ratio(rates, arm.key),
+        f"{1000 * _cpu(rounds, arm.key):.1f} ms",
+        _cached(rounds, arm.key),
+    ]
 
 
 def _spread(rates: Sequence[float]) -> str:
