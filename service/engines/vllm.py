@@ -120,9 +120,8 @@ def engine_arguments(options: VllmOptions) -> dict[str, Any]:
 
 
 def _cpu_arguments(options: VllmOptions) -> dict[str, Any]:
-    cpus, flags = read_cpu()
     ranks = options.tensor_parallel_size * options.pipeline_parallel_size * options.data_parallel_size
-    plan = choose_cpu_plan(cpus, flags, options.dtype, ranks)
+    plan = choose_cpu_plan(*read_cpu(), options.dtype, ranks)
     eager = options.enforce_eager is not False
     os.environ.update(environment(plan, eager))
     return {
@@ -131,6 +130,7 @@ def _cpu_arguments(options: VllmOptions) -> dict[str, Any]:
         "block_size": options.block_size or CPU_BLOCK_SIZE,
         "kv_cache_memory_bytes": options.kv_cache_bytes or CPU_KV_CACHE_BYTES,
         "enforce_eager": eager,
+        "worker_extension_cls": "service.engines.cpu_kernels.Extension" if eager else "",
     }
 
 

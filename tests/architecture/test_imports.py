@@ -44,6 +44,7 @@ ROOMS: dict[str, Room] = {
     "service.engines.cpu": Room(),
     "service.engines.*": Room((*NOUNS, "service.engines.base")),
     "service.engines.remote": Room((*NOUNS, "service.engines.base"), ("httpx",)),
+    "service.engines.cpu_kernels": Room((), ("torch", "vllm")),
     "service.engines.transformers": Room((*NOUNS, "service.engines.base"), ("torch", "transformers")),
     "service.engines.vllm": Room(
         (*NOUNS, "service.engines.base", "service.engines.cpu"), ("vllm", "prometheus_client", "psutil")
