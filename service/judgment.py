@@ -8,7 +8,7 @@ canonical order, which makes compare(a, b) and compare(b, a) exact complements.
 from __future__ import annotations
 
 from collections.abc import Generator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from service.aggregation import VoteReading, canonical, combine, combine_votes, identical, is_decided, mirror
 from service.engines.base import EngineRequest
@@ -16,6 +16,7 @@ from service.errors import InvalidInput, LowLabelMass, TokenLimitExceeded
 from service.judge import Judge
 from service.judging.base import PairwiseFamily, ScalarFamily, read_labels, read_scalars
 from service.judging.flags import pair_flags, text_flags
+from service.tokenization import TokenMemo
 from service.types import (
     Comparison,
     Completion,
@@ -35,8 +36,17 @@ Asks = list[EngineRequest]
 Slot = tuple[Order, int]
 """Which rationale: display order (of the canonical pair) and vote number."""
 Judgment = Generator[Asks, Sequence[Completion], Verdict]
-FlagMemo = dict[tuple[str, Where], tuple[Flag, ...]]
-"""Flags already found in a batch's texts, so that a group's responses are inspected once, not once a pair."""
+
+
+@dataclass(frozen=True, slots=True)
+class TextMemo:
+    """What is known of a batch's texts, so that a group's responses are inspected and tokenized once, not once a pair.
+
+    For one judge: another has other delimiters and another tokenizer.
+    """
+
+    flags: dict[tuple[str, Where], tuple[Flag, ...]] = field(default_factory=dict)
+    tokens: TokenMemo = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,13 +72,13 @@ class Prepared:
         return self.comparison.first.text == self.comparison.second.text
 
 
-def prepare(judge: Judge, comparison: Comparison, memo: FlagMemo) -> Prepared:
+def prepare(judge: Judge, comparison: Comparison, memo: TextMemo) -> Prepared:
     """Render and tokenize both orders. Raises `TokenLimitExceeded` (nothing is truncated) and `InvalidInput`."""
     flags = comparison_flags(judge, comparison, memo)
     pair, swapped = canonical(comparison)
     if pair.first.text == pair.second.text:
         return Prepared(pair, swapped, ((), ()), flags)
-    first, second = (judge.tokenizer.encode(rendered) for rendered in _renderings(judge, pair))
+    first, second = (judge.tokenizer.encode(rendered, memo.tokens) for rendered in _renderings(judge, pair))
     _check_length(judge, comparison, max(len(first), len(second)))
     return Prepared(pair, swapped, (first, second), flags)
 
@@ -245,14 +255,14 @@ def total_usage(completions: Sequence[Completion]) -> Usage:
     return sum((completion.usage for completion in completions), Usage())
 
 
-def comparison_flags(judge: Judge, comparison: Comparison, memo: FlagMemo) -> tuple[Flag, ...]:
+def comparison_flags(judge: Judge, comparison: Comparison, memo: TextMemo) -> tuple[Flag, ...]:
     """Deterministic findings on the three untrusted texts, in the caller's order."""
     texts: list[tuple[str, Where]] = [(m.content, "prompt") for m in comparison.prompt.messages]
     texts += [(comparison.first.text, "a"), (comparison.second.text, "b")]
     for text, where in texts:
-        if (text, where) not in memo:
-            memo[text, where] = response_flags(judge, text, where)
-    found = [flag for key in texts for flag in memo[key]]
+        if (text, where) not in memo.flags:
+            memo.flags[text, where] = response_flags(judge, text, where)
+    found = [flag for key in texts for flag in memo.flags[key]]
     return (*found, *pair_flags(comparison.first.text, comparison.second.text))
 
 

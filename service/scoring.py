@@ -20,8 +20,8 @@ from service.judge import Judge
 from service.judging.base import read_scalar
 from service.judgment import (
     Ask,
-    FlagMemo,
     Prepared,
+    TextMemo,
     judgment,
     prepare,
     prepare_one,
@@ -256,8 +256,8 @@ class Scorer:
 
 
 def _prepare_all(judge: Judge, comparisons: Sequence[Comparison]) -> list[Prepared | ServiceError]:
-    """Runs in a worker thread. Texts repeated within the chunk (a group's) are inspected for flags once."""
-    memo: FlagMemo = {}
+    """Runs in a worker thread. Texts repeated within the chunk (a group's) are inspected and tokenized once."""
+    memo = TextMemo()
     prepared: list[Prepared | ServiceError] = []
     for comparison in comparisons:
         try:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from service.engines.base import EngineRequest, TextDelta
 from service.errors import InternalError
 from service.judge import Judge
-from service.judgment import Ask, Slot, judgment, prepare, rounds
+from service.judgment import Ask, Slot, TextMemo, judgment, prepare, rounds
 from service.types import Comparison, Completion, Order, Verdict
 
 
@@ -27,7 +27,7 @@ async def stream_judgment(judge: Judge, comparison: Comparison, ask: Ask) -> Asy
 
     Raises what `judgment` raises. Closing the iterator aborts what is still in the engine.
     """
-    prepared = await asyncio.to_thread(prepare, judge, comparison, {})
+    prepared = await asyncio.to_thread(prepare, judge, comparison, TextMemo())
     steps = judgment(judge, prepared, ask)
     slots = iter(rounds(ask))
     try:

@@ -26,14 +26,16 @@ from tokenizers import Tokenizer
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from service.errors import ControlTokenViolation, InvalidInput, StartupError
+from service.segments import SPACES, Slot, TextPiece, find_cuts
 from service.types import Message, Rendered
 
 ROLES = frozenset({"system", "user", "assistant", "tool"})
 """Roles are template text, so only known words are let in."""
 
+TokenMemo = dict[str, tuple[int, ...]]
+"""Ids of texts that were already encoded in this batch."""
+
 _SHAPES_KEPT = 512
-# White space as the tokenizers library sees it (Unicode White_Space); str.strip() would also cut U+001C to U+001F.
-_SPACES = "\t\n\v\f\r \x85\xa0\u1680" + "".join(map(chr, range(0x2000, 0x200B))) + "\u2028\u2029\u202f\u205f\u3000"
 _INVISIBLE = re.compile("[\u00ad\u061c\u180e\u200b-\u200f\u202a-\u202e\u2060-\u2069\ufeff\U000e0000-\U000e007f]")
 # Content edges which tell apart the ways templates trim: not at all, line feeds only, all white space.
 _LEFT_EDGE, _RIGHT_EDGE = "\n\t\n", "\n \n"
@@ -42,36 +44,10 @@ _RIGHT_TRIMS = {_RIGHT_EDGE: "", "\n ": "\n", "": None}
 
 
 @dataclass(frozen=True, slots=True)
-class _Slot:
-    """Where message ``index`` goes. The template trims ``left`` and ``right`` ("": nothing, None: all space)."""
-
-    index: int
-    left: str | None = ""
-    right: str | None = ""
-
-    def content(self, messages: Sequence[Message]) -> str:
-        return messages[self.index].content.lstrip(self.left).rstrip(self.right)
-
-
-@dataclass(frozen=True, slots=True)
-class _Text:
-    """Text between two control tokens, to be encoded in one piece. The flags are those of the neighbouring tokens."""
-
-    parts: tuple[str | _Slot, ...]
-    strip_left: bool
-    strip_right: bool
-
-    def fill(self, messages: Sequence[Message]) -> str:
-        text = "".join(part if isinstance(part, str) else part.content(messages) for part in self.parts)
-        text = text.lstrip(_SPACES) if self.strip_left else text
-        return text.rstrip(_SPACES) if self.strip_right else text
-
-
-@dataclass(frozen=True, slots=True)
 class _Skeleton:
     """A rendered template without contents: runs of finished ids, and texts still to be filled and encoded."""
 
-    pieces: tuple[tuple[int, ...] | _Text, ...]
+    pieces: tuple[tuple[int, ...] | TextPiece, ...]
     control: tuple[int, ...]
     tail: str
     """Template text after the last control token: what a reply is appended to."""
@@ -108,6 +84,8 @@ class ChatTokenizer:
         longest_first = sorted(self._added, key=len, reverse=True)
         self._control_text = re.compile("|".join(map(re.escape, longest_first)) or r"(?!)")
         self._skeleton = lru_cache(maxsize=_SHAPES_KEPT)(self._build_skeleton)
+        self._fixed = lru_cache(maxsize=_SHAPES_KEPT)(self.encode_text)
+        self._cuts = lru_cache(maxsize=_SHAPES_KEPT)(self._find_cuts)
         leaks = [text for text in longest_first if not self.control_ids.isdisjoint(self.encode_text(text))]
         moved = [t["content"] for t in layout if self._stripped.token_to_id(t["content"]) != t["id"]]
         if leaks or moved:
@@ -127,16 +105,17 @@ class ChatTokenizer:
             ) from error
         return cls(tokenizer, f"The tokenizer of {path!r}")
 
-    def encode(self, rendered: Rendered) -> tuple[int, ...]:
-        """Prompt ids of a chat.
+    def encode(self, rendered: Rendered, memo: TokenMemo | None = None) -> tuple[int, ...]:
+        """Prompt ids of a chat. Chats that share texts (both orders of a pair, the pairs of a group) share a ``memo``.
 
         Raises `InvalidInput` (lone surrogate, unknown role, a sequence of roles the template refuses) and
         `ControlTokenViolation` when the control tokens are not exactly the template's: checked on every call.
         """
         skeleton = self._skeleton_of(rendered)
+        memo = {} if memo is None else memo
         ids: list[int] = []
         for piece in skeleton.pieces:
-            ids.extend(self.encode_text(piece.fill(rendered.messages)) if isinstance(piece, _Text) else piece)
+            ids.extend(self._encode_piece(piece, rendered.messages, memo) if isinstance(piece, TextPiece) else piece)
         if tuple(i for i in ids if i in self.control_ids) != skeleton.control:
             raise ControlTokenViolation(
                 "The text would have changed the control tokens of the prompt; it was not judged."
@@ -147,6 +126,21 @@ class ChatTokenizer:
         """Ids of plain text: whatever it says, none is a control token. Raises `InvalidInput` for lone surrogates."""
         require_unicode(text)
         return tuple(self._stripped.encode(text, add_special_tokens=False).ids)
+
+    def _encode_piece(self, piece: TextPiece, messages: Sequence[Message], memo: TokenMemo) -> list[int]:
+        ids: list[int] = []
+        for text, fixed in piece.segments(messages, self._cuts):
+            if not fixed and text not in memo:
+                memo[text] = self.encode_text(text)
+            ids.extend(self._fixed(text) if fixed else memo[text])
+        return ids
+
+    def _find_cuts(self, text: str) -> tuple[int, int] | None:
+        """Where a template's text may be encoded apart from what surrounds it (see `find_cuts`)."""
+        splitter = self._stripped.pre_tokenizer
+        if splitter is None:
+            return None
+        return find_cuts(text, self.encode_text, lambda t: {end for _, (_, end) in splitter.pre_tokenize_str(t)})
 
     def decode(self, ids: Iterable[int]) -> str:
         """Text of generated ids, special tokens left out."""
@@ -254,7 +248,7 @@ class ChatTokenizer:
         edged = [_LEFT_EDGE + mark + _RIGHT_EDGE for mark in marks]
         edged_gaps, _ = self._gaps(edged, roles, marks, generation_prompt, enable_thinking)
         slots = _slots(order, gaps, edged_gaps)
-        cuts: list[list[str | _Slot]] = [[]]
+        cuts: list[list[str | Slot]] = [[]]
         controls: list[_AddedToken] = []
         for position, gap in enumerate(gaps):
             end = 0
@@ -284,13 +278,13 @@ class ChatTokenizer:
             raise InvalidInput("The judge's chat template drops, repeats or rewrites messages of these roles.")
         return parts[::2], order
 
-    def _assemble(self, cuts: Sequence[Sequence[str | _Slot]], controls: Sequence[_AddedToken]) -> _Skeleton:
-        pieces: list[tuple[int, ...] | _Text] = []
+    def _assemble(self, cuts: Sequence[Sequence[str | Slot]], controls: Sequence[_AddedToken]) -> _Skeleton:
+        pieces: list[tuple[int, ...] | TextPiece] = []
         for position, parts in enumerate(cuts):
             before = controls[position - 1] if position else None
             after = controls[position] if position < len(controls) else None
-            text = _Text(tuple(parts), bool(before and before.rstrip), bool(after and after.lstrip))
-            has_content = any(isinstance(part, _Slot) for part in parts)
+            text = TextPiece(tuple(parts), bool(before and before.rstrip), bool(after and after.lstrip))
+            has_content = any(isinstance(part, Slot) for part in parts)
             pieces.append(text if has_content else self.encode_text(text.fill(())))
             if after:
                 pieces.append((after.id,))
@@ -316,7 +310,7 @@ def _chat_template(tokenizer: PreTrainedTokenizerBase, name: str) -> str:
 
 def _is_layout(token: Mapping[str, Any]) -> bool:
     """Some vocabularies add runs of white space as tokens: ordinary text, which must stay so (Gemma, GPT-NeoX)."""
-    return not token["special"] and bool(token["content"]) and not token["content"].strip(_SPACES + "\u2581")
+    return not token["special"] and bool(token["content"]) and not token["content"].strip(SPACES + "\u2581")
 
 
 def _only(layout: Sequence[Mapping[str, Any]], model: Mapping[str, Any]) -> dict[str, Any]:
@@ -327,7 +321,7 @@ def _only(layout: Sequence[Mapping[str, Any]], model: Mapping[str, Any]) -> dict
     return {"added_tokens": layout, "model": {**model, "vocab": vocabulary}}
 
 
-def _slots(order: Sequence[int], gaps: Sequence[str], edged_gaps: Sequence[str]) -> list[_Slot]:
+def _slots(order: Sequence[int], gaps: Sequence[str], edged_gaps: Sequence[str]) -> list[Slot]:
     """How each content is trimmed, from the two renderings: an edged gap is right edge + gap + left edge, as trimmed.
 
     A transform that fits none of the known ones is left out here and found by the self-test.
@@ -341,7 +335,7 @@ def _slots(order: Sequence[int], gaps: Sequence[str], edged_gaps: Sequence[str])
         right, left = next(fits, (next(iter(right_edges)), next(iter(left_edges))))
         rights.append(right_edges[right])
         lefts.append(left_edges[left])
-    return [_Slot(index, lefts[i], rights[i + 1]) for i, index in enumerate(order)]
+    return [Slot(index, lefts[i], rights[i + 1]) for i, index in enumerate(order)]
 
 
 _WORDS = (

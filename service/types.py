@@ -19,10 +19,20 @@ Scope = Literal["score", "queue", "admin", "metrics"]
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """One chat turn. ``role`` is the trainer's word (system, user, assistant, tool), never trusted as template text."""
+    """One chat turn. ``role`` is the trainer's word (system, user, assistant, tool), never trusted as template text.
+
+    ``parts``, where a judge's prompt file was filled in: the file's words and the texts put between them, alternating,
+    the file's first and last. Joined they are ``content``.
+    """
 
     role: str
     content: str
+    parts: tuple[str, ...] = field(default=(), compare=False, repr=False)
+
+    @classmethod
+    def of_parts(cls, role: str, parts: tuple[str, ...]) -> Message:
+        """A turn that was filled in."""
+        return cls(role, "".join(parts), parts)
 
 
 @dataclass(frozen=True, slots=True)

@@ -115,9 +115,12 @@ def load_prompt(name: str) -> str:
     return (files("service.judging") / "prompts" / f"{name}.txt").read_bytes().decode("utf-8")
 
 
-def fill(template: str, values: Mapping[str, str]) -> str:
-    """Substitute ``{name}`` placeholders in one pass, so that a text containing ``{response_b}`` stays text."""
-    return _PLACEHOLDER.sub(lambda m: values[m.group(1)], template)
+def fill(template: str, values: Mapping[str, str]) -> tuple[str, ...]:
+    """Put values for ``{name}`` placeholders, in one pass, so that a text containing ``{response_b}`` stays text.
+
+    The template's texts and the values alternate; joined they are the prompt.
+    """
+    return tuple(values[text] if i % 2 else text for i, text in enumerate(_PLACEHOLDER.split(template)))
 
 
 def conversation_text(prompt: Prompt, assistant_name: str = "Assistant") -> str:

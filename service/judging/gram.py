@@ -43,7 +43,7 @@ class Gram:
             "response_a": comparison.first.text,
             "response_b": comparison.second.text,
         }
-        return Rendered((Message("user", fill(_PROMPT, values)),), enable_thinking=False)
+        return Rendered((Message.of_parts("user", fill(_PROMPT, values)),), enable_thinking=False)
 
     def parse(self, text: str) -> Parsed:
         return Parsed("invalid", None, 0, {})

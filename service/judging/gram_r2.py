@@ -46,7 +46,7 @@ class GramR2:
             "response_a": comparison.first.text,
             "response_b": comparison.second.text,
         }
-        return Rendered((Message("user", fill(_PROMPT, values)),))
+        return Rendered((Message.of_parts("user", fill(_PROMPT, values)),))
 
     def parse(self, text: str) -> Parsed:
         verdict, label_at, conflicting = anchored_verdict(text, _ANSWER)

@@ -51,15 +51,15 @@ class RmR1:
         return system + _USER[self.template, False] + _USER[self.template, True]
 
     def render(self, comparison: Comparison) -> Rendered:
-        user = Message("user", _fill_user(self.template, comparison))
-        return Rendered((Message("system", _SYSTEM), user) if self.template == "instruct" else (user,))
+        user = Message.of_parts("user", _fill_user(self.template, comparison))
+        return Rendered((Message.of_parts("system", (_SYSTEM,)), user) if self.template == "instruct" else (user,))
 
     def parse(self, text: str) -> Parsed:
         verdict, label_at, conflicting = anchored_verdict(text, _ANSWER)
         return Parsed(verdict, label_at, conflicting, _sections(text))
 
 
-def _fill_user(template: str, comparison: Comparison) -> str:
+def _fill_user(template: str, comparison: Comparison) -> tuple[str, ...]:
     prompt, first, second = comparison.prompt, comparison.first, comparison.second
     if prompt.is_single_turn:
         values = {"question": prompt.messages[0].content, "response_a": first.text, "response_b": second.text}
