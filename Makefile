@@ -54,7 +54,7 @@ test: $(RUNTIME) $(TOOLS) ## every test, real vLLM on the CPU included (TESTS='p
 
 .PHONY: test-fast
 test-fast: $(RUNTIME) $(TOOLS) ## the fake-engine suite: no real engine, under a minute
-	$(PY) -m pytest -m 'not vllm and not slow' $(TESTS)
+	$(PY) -m pytest -n auto --maxprocesses 8 -m 'not vllm and not slow' $(TESTS)
 
 .PHONY: bench
 bench: $(RUNTIME) $(TOOLS) ## judged comparisons a second against vLLM offline, its OpenAI server and transformers, as ratios
