@@ -13,6 +13,7 @@ from argparse import ArgumentParser, Namespace
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
+from pathlib import Path
 from statistics import median
 from typing import Any
 
@@ -146,7 +147,7 @@ def _report(
         "pairs": arguments.pairs,
         "seed": arguments.seed,
         "cpu_seconds_a_pair": {arm.key: _cpu(rounds, arm.key) for arm in arms},
-        "engine": engine,
+        "engine": engine | {"arguments": engine["arguments"] | {"model": Path(engine["arguments"]["model"]).name}},
         "transformers_dtype": next((one.dtype for one in rounds[0].values() if one.dtype), None),
         "idle_share": idle,
         "largest_difference_to_b": agreement,
