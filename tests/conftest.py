@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import os
+import random
+from collections.abc import Generator
 from pathlib import Path
 
+import hypothesis.core
 import pytest
+
+from tests.support.properties import counted
 
 # Set before any test imports a library that reads it: no test may reach for a model hub or phone home.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -25,6 +30,24 @@ def pytest_configure(config: pytest.Config) -> None:
     scale = config.getoption("--property-scale")
     if scale is not None:
         os.environ["PROPERTY_SCALE"] = str(scale)
+    if config.option.hypothesis_seed is None:  # set in the option too: worker processes inherit options
+        config.option.hypothesis_seed = hypothesis.core.global_force_seed = random.getrandbits(32)
+
+
+def pytest_report_header(config: pytest.Config) -> str:
+    """Printed by every run, so that any of them can be repeated."""
+    scale = os.environ.get("PROPERTY_SCALE", "1")
+    return f"property tests: scale {scale}, --hypothesis-seed={config.option.hypothesis_seed}"
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Generator[None, None, None]:
+    """Note how many examples of properties the test ran; JUnit reports carry it."""
+    before = counted()
+    try:
+        yield
+    finally:
+        item.user_properties.append(("examples", counted() - before))
 
 
 @pytest.fixture(scope="session")

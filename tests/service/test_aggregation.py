@@ -43,7 +43,7 @@ def compare(first: str, second: str, ab: OrderReading, ba: OrderReading) -> Verd
 
 @bar(5_000)
 @given(READINGS, READINGS)
-def test_the_two_callers_get_exact_complements(ab: OrderReading, ba: OrderReading) -> None:
+def test_j1_the_two_callers_get_exact_complements(ab: OrderReading, ba: OrderReading) -> None:
     """J1."""
     one, other = compare("x", "y", ab, ba), compare("y", "x", ab, ba)
     assert one.p_first == 1.0 - other.p_first
@@ -57,7 +57,7 @@ def test_the_two_callers_get_exact_complements(ab: OrderReading, ba: OrderReadin
 
 @bar(5_000)
 @given(READINGS, READINGS)
-def test_probabilities_stay_probabilities(ab: OrderReading, ba: OrderReading) -> None:
+def test_j1_probabilities_stay_probabilities(ab: OrderReading, ba: OrderReading) -> None:
     verdict = combine(ab, ba)
     assert 0.0 <= verdict.p_first <= 1.0
     assert verdict.p_first == pytest.approx((ab.p_shown_first + 1.0 - ba.p_shown_first) / 2, abs=1e-15)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import random
-from fractions import Fraction
 
 import pytest
 from hypothesis import assume, given
@@ -13,6 +12,7 @@ from hypothesis import strategies as st
 from service.errors import InternalError, InvalidInput, JudgmentFailed, NonFiniteScore, ServiceError
 from service.normalization import MAX_ABS_SCORE, MIN_STD, WindowStats, check_scores, normalize, window_stats
 from tests.support.properties import bar
+from tests.support.reference import reference_stats
 
 SCORES = st.floats(-MAX_ABS_SCORE, MAX_ABS_SCORE)
 WINDOWS = st.lists(SCORES, min_size=1, max_size=60)
@@ -21,23 +21,16 @@ ANYTHING = st.one_of(
 )
 
 
-def exact_stats(scores: list[float]) -> WindowStats:
-    """The definition in rational arithmetic, rounded where floats must round: sums, quotients, differences, squares."""
-    mean = float(sum(map(Fraction, scores))) / len(scores)
-    squares = [(score - mean) ** 2 for score in scores]
-    return WindowStats(len(scores), mean, math.sqrt(float(sum(map(Fraction, squares))) / len(scores)))
-
-
 @bar(10_000)
 @given(WINDOWS)
-def test_stats_are_the_exact_two_pass_ones(scores: list[float]) -> None:
+def test_q1_stats_are_the_exact_two_pass_ones(scores: list[float]) -> None:
     """Q1, the arithmetic; the store contract checks the windows."""
-    assert window_stats(check_scores(scores)) == exact_stats([score + 0.0 for score in scores])
+    assert window_stats(check_scores(scores)) == reference_stats([score + 0.0 for score in scores])
 
 
 @bar(5_000)
 @given(WINDOWS, st.randoms(use_true_random=False))
-def test_stats_do_not_depend_on_order(scores: list[float], shuffler: random.Random) -> None:
+def test_q2_stats_do_not_depend_on_order(scores: list[float], shuffler: random.Random) -> None:
     """Q2."""
     shuffled = list(scores)
     shuffler.shuffle(shuffled)
@@ -56,7 +49,7 @@ def test_an_empty_window_has_stats() -> None:
 
 @bar(20_000)
 @given(st.lists(ANYTHING, min_size=1, max_size=5))
-def test_any_input_is_refused_or_gives_finite_rewards(values: list[float]) -> None:
+def test_q3_any_input_is_refused_or_gives_finite_rewards(values: list[float]) -> None:
     """Q3, the arithmetic."""
     try:
         scores = check_scores(values)
@@ -98,7 +91,7 @@ def test_negative_zero_enters_as_zero() -> None:
 
 @pytest.mark.parametrize("min_count", [1, 2, 16])
 @pytest.mark.parametrize("away", [-1, 0, 1])
-def test_cold_start_ends_exactly_at_min_count(min_count: int, away: int) -> None:
+def test_q7_cold_start_ends_exactly_at_min_count(min_count: int, away: int) -> None:
     """Q7: below min_count rewards are the scores, unscaled; from it on they are scaled z-scores."""
     stats = WindowStats(min_count + away, 0.5, 0.25)
     result = normalize([1.0], stats, scale=10.0, min_count=min_count)
@@ -107,7 +100,7 @@ def test_cold_start_ends_exactly_at_min_count(min_count: int, away: int) -> None
     assert result.rewards[0].reward == (20.0 if away >= 0 else 1.0)
 
 
-def test_windows_of_one_and_two() -> None:
+def test_q7_windows_of_one_and_two() -> None:
     """Q7: one score has no spread; two differ by one standard deviation each from their mean."""
     one = normalize([0.7], window_stats([0.7]), min_count=1)
     assert (one.rewards[0].reward, one.degenerate, one.normalized) == (0.0, True, True)
@@ -117,7 +110,7 @@ def test_windows_of_one_and_two() -> None:
 
 @bar(1_000)
 @given(SCORES, st.integers(1, 60))
-def test_a_constant_window_is_degenerate(score: float, count: int) -> None:
+def test_q8_a_constant_window_is_degenerate(score: float, count: int) -> None:
     """Q8."""
     result = normalize([score], window_stats([score] * count), scale=10.0, min_count=1)
     assert result.degenerate
@@ -131,7 +124,7 @@ def test_the_degenerate_bound_is_exclusive() -> None:
 
 @bar(5_000)
 @given(st.lists(st.floats(-100, 100), min_size=2, max_size=40), st.floats(0.01, 100), st.floats(-100, 100))
-def test_rewards_do_not_know_units(scores: list[float], a: float, b: float) -> None:
+def test_q9_rewards_do_not_know_units(scores: list[float], a: float, b: float) -> None:
     """Q9: z(a x + b) = z(x); and a better score never earns less."""
     moved = [a * score + b for score in scores]
     stats, moved_stats = window_stats(scores), window_stats(moved)

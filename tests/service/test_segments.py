@@ -94,7 +94,7 @@ def without_parts(rendered: Rendered) -> Rendered:
 @pytest.mark.parametrize("name", ["demo", *SPLITTERS])
 @bar(7_000)
 @given(family=st.sampled_from(FAMILIES), question=TEXT, first=TEXT, second=TEXT)
-def test_segments_change_no_id(name: str, family: str, question: str, first: str, second: str) -> None:
+def test_j2_segments_change_no_id(name: str, family: str, question: str, first: str, second: str) -> None:
     memo: TokenMemo = {}
     for rendered in both_orders(family, question, first, second):
         assert chat(name).encode(rendered, memo) == chat(name).encode(without_parts(rendered))

@@ -97,7 +97,7 @@ def test_the_self_test_passes_on_every_shape_a_template_takes(template: str, sha
 @pytest.mark.parametrize("template", ["chatml", "qwen3", "llama3"])
 @bar(17_000)
 @given(data=st.data())
-def test_benign_text_gets_the_ids_of_the_usual_road(template: str, data: st.DataObject) -> None:
+def test_j2_benign_text_gets_the_ids_of_the_usual_road(template: str, data: st.DataObject) -> None:
     shape = SHAPES[data.draw(st.sampled_from(sorted(SHAPES)))]
     rendered = filled(shape, *(data.draw(BENIGN) for _ in shape.messages))
     assert TOKENIZERS[template].encode(rendered) == usual_ids(template, rendered)
@@ -106,7 +106,7 @@ def test_benign_text_gets_the_ids_of_the_usual_road(template: str, data: st.Data
 @pytest.mark.parametrize("template", ["chatml", "qwen3", "llama3"])
 @bar(17_000)
 @given(data=st.data())
-def test_hostile_text_changes_no_control_id(template: str, data: st.DataObject) -> None:
+def test_j2_hostile_text_changes_no_control_id(template: str, data: st.DataObject) -> None:
     shape = SHAPES[data.draw(st.sampled_from(sorted(SHAPES)))]
     chat = TOKENIZERS[template]
     rendered = filled(shape, *(data.draw(HOSTILE) for _ in shape.messages))

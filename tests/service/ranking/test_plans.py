@@ -76,7 +76,7 @@ def tasks(draw: st.DrawFn) -> RankTask:
 
 @bar(5_000)
 @given(METHODS, tasks(), st.randoms(use_true_random=False))
-def test_every_plan_ends_with_a_permutation(method: Method, task: RankTask, generator: random.Random) -> None:
+def test_j1_every_plan_ends_with_a_permutation(method: Method, task: RankTask, generator: random.Random) -> None:
     """J1, under a judge without sense; and no plan asks a pair twice, an unsorted batch, or more than its budget."""
     ranking, batches = run(method, task, noisy_judge(generator))
     asked = [pair for batch in batches for pair in batch]
@@ -101,7 +101,7 @@ def test_all_pairs_finds_the_true_order(qualities: list[float]) -> None:
 
 @bar(5_000)
 @given(QUALITIES, st.randoms(use_true_random=False))
-def test_all_pairs_does_not_depend_on_input_order(qualities: list[float], generator: random.Random) -> None:
+def test_j1_all_pairs_does_not_depend_on_input_order(qualities: list[float], generator: random.Random) -> None:
     """J1: scores move with their response, bit for bit; equal scores alone are ranked by index."""
     moved = list(range(len(qualities)))
     generator.shuffle(moved)
