@@ -26,7 +26,8 @@ MAX_WINDOW = 100_000
 MAX_SEQ = 2**53
 MAX_EXPORT_BYTES = 8 * 1024 * 1024
 EXPORT_FORMAT = "reward-queue"
-EXPORT_VERSION = 1
+EXPORT_VERSION = 2
+"""2 added the reference window."""
 RECORD_OVERHEAD_BYTES = 512
 """What a record costs beside its blobs: key, hash, index entries. An estimate, on the high side."""
 
@@ -74,13 +75,18 @@ class QueueState:
 
 @dataclass(frozen=True, slots=True)
 class Queue:
-    """A queue with its scores, oldest first: those numbered ``seq_last - len(scores) + 1 .. seq_last``."""
+    """A queue with its scores, oldest first: those numbered ``seq_last - len(scores) + 1 .. seq_last``.
+
+    ``reference`` is the first full window of the epoch, the scores numbered ``1 .. window``: what later scores are
+    compared with to see a drift. Empty until that many entered.
+    """
 
     key: QueueKey
     epoch: str
     window: int
     seq_last: int
     scores: tuple[float, ...]
+    reference: tuple[float, ...]
 
     def state(self) -> QueueState:
         return QueueState(self.key, self.epoch, self.window, self.seq_last, window_stats(self.scores))
@@ -219,16 +225,29 @@ def check_commit(scores: Sequence[float], window: int) -> tuple[float, ...]:
 def advance(before: Queue | None, key: QueueKey, scores: tuple[float, ...], window: int) -> Queue:
     """The queue after `scores` (checked) entered it, in a new epoch when there was none.
 
+    The reference is taken once, from the first `window` entries, however they were batched.
     Raises `Conflict` for another window.
     """
     if before is None:
-        before = Queue(key, secrets.token_hex(8), window, 0, ())
+        before = Queue(key, new_epoch(), window, 0, (), ())
     if before.window != window:
         raise Conflict(
             f"This queue's window is {before.window}; send that window, or delete the queue to start another.",
             window=before.window,
         )
-    return Queue(key, before.epoch, window, before.seq_last + len(scores), (before.scores + scores)[-window:])
+    entries = before.scores + scores
+    reference = before.reference or (entries[:window] if len(entries) >= window else ())
+    return Queue(key, before.epoch, window, before.seq_last + len(scores), entries[-window:], reference)
+
+
+def new_epoch() -> str:
+    """A word that no other epoch has."""
+    return secrets.token_hex(8)
+
+
+def reference_size(seq_last: int, window: int) -> int:
+    """How many scores the reference of a queue has that counted `seq_last` entries."""
+    return window if seq_last >= window else 0
 
 
 def result_of(after: Queue, scores: tuple[float, ...]) -> CommitResult:
@@ -275,6 +294,7 @@ def dump_queue(queue: Queue) -> bytes:
         "window": queue.window,
         "seq_last": queue.seq_last,
         "scores": list(queue.scores),
+        "reference": list(queue.reference),
     }
     return _canonical(body | {"sha256": hashlib.sha256(_canonical(body)).hexdigest()})
 
@@ -285,7 +305,9 @@ def load_queue(data: bytes) -> Queue:
     if body.get("format") != EXPORT_FORMAT:
         raise InvalidInput("This is not an export of a reward queue.")
     if type(body.get("version")) is not int or body["version"] != EXPORT_VERSION:
-        raise InvalidInput(f"This export has another version; this service reads version {EXPORT_VERSION}.")
+        raise InvalidInput(
+            f"This export has another version; this service reads version {EXPORT_VERSION}, export the queue again."
+        )
     queue = _queue_of(body)
     if dump_queue(queue) != _canonical(body):
         raise InvalidInput("This export does not match its checksum; it was cut or altered, export the queue again.")
@@ -306,18 +328,23 @@ def _parse(data: bytes) -> dict[str, object]:
 
 def _queue_of(body: dict[str, object]) -> Queue:
     """The fields with their types and ranges checked; the caller compares checksums and unknown fields."""
-    key, epoch, window, seq_last, scores = (body.get(name) for name in ("key", "epoch", "window", "seq_last", "scores"))
+    key, epoch, window, seq_last = (body.get(name) for name in ("key", "epoch", "window", "seq_last"))
+    scores, reference = body.get("scores"), body.get("reference")
     damaged = InvalidInput("This export has missing or impossible fields; export the queue again.")
     if not (isinstance(key, list) and len(key) == 5 and all(isinstance(part, str) for part in key)):
         raise damaged
-    if not (isinstance(epoch, str) and _is_printable(epoch, 64) and isinstance(scores, list)):
+    if not (isinstance(epoch, str) and _is_printable(epoch, 64)):
+        raise damaged
+    if not (isinstance(scores, list) and isinstance(reference, list)):
         raise damaged
     if type(window) is not int or type(seq_last) is not int or not 1 <= window <= MAX_WINDOW:
         raise damaged
     if not 1 <= seq_last <= MAX_SEQ or len(scores) != min(seq_last, window):
         raise damaged
+    if len(reference) != reference_size(seq_last, window):
+        raise damaged
     try:
-        return Queue(QueueKey(*key), epoch, window, seq_last, check_scores(scores))
+        return Queue(QueueKey(*key), epoch, window, seq_last, check_scores(scores), check_scores(reference))
     except ServiceError as error:
         raise damaged from error
 

@@ -41,19 +41,20 @@ from service.stores.base import (
     dump_queue,
     load_queue,
     record_cost,
+    reference_size,
     result_of,
 )
 
 T = TypeVar("T")
 
-SCHEMA_VERSION = 1
-"""Kept in ``PRAGMA user_version``; a file of another version is refused, never converted by guess."""
+SCHEMA_VERSION = 2
+"""Kept in ``PRAGMA user_version``. Version 1 had no references and is brought up to date; any other is refused."""
 
 _SCHEMA = """
 CREATE TABLE queues (
     name TEXT NOT NULL, judge TEXT NOT NULL, weight_version TEXT NOT NULL, template_hash TEXT NOT NULL,
     score_kind TEXT NOT NULL, epoch TEXT NOT NULL, window INTEGER NOT NULL, seq_last INTEGER NOT NULL,
-    scores BLOB NOT NULL, crc32 INTEGER NOT NULL,
+    scores BLOB NOT NULL, crc32 INTEGER NOT NULL, reference BLOB NOT NULL DEFAULT x'',
     PRIMARY KEY (name, judge, weight_version, template_hash, score_kind)
 ) WITHOUT ROWID;
 CREATE TABLE records (
@@ -67,6 +68,10 @@ INSERT INTO totals VALUES (0);
 """
 _SELECT_QUEUE = "SELECT * FROM queues WHERE (name, judge, weight_version, template_hash, score_kind) = (?, ?, ?, ?, ?)"
 _DELETE_QUEUE = "DELETE FROM queues WHERE (name, judge, weight_version, template_hash, score_kind) = (?, ?, ?, ?, ?)"
+_ADD_REFERENCE = (
+    "UPDATE queues SET reference = ?, crc32 = ?"
+    " WHERE (name, judge, weight_version, template_hash, score_kind) = (?, ?, ?, ?, ?)"
+)
 
 
 class SqliteStore:
@@ -306,14 +311,27 @@ def _switch_to_wal(db: sqlite3.Connection, timeout_s: float) -> None:
 
 
 def _create(db: sqlite3.Connection) -> int:
-    """The file's version, after giving an empty file its tables."""
+    """The file's version, after giving an empty file its tables and an old one its references."""
     version: int = db.execute("PRAGMA user_version").fetchone()[0]
     if version == 0 and db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0] == 0:
         for statement in _SCHEMA.split(";"):
             db.execute(statement)
-        db.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
-        return SCHEMA_VERSION
-    return version
+    elif version == 1:
+        _add_references(db)
+    else:
+        return version
+    db.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+    return SCHEMA_VERSION
+
+
+def _add_references(db: sqlite3.Connection) -> None:
+    """From version 1 to 2. The first window of a full queue may be gone already; its present one stands in for it."""
+    db.execute("ALTER TABLE queues ADD COLUMN reference BLOB NOT NULL DEFAULT x''")
+    for row in db.execute("SELECT * FROM queues WHERE seq_last >= window").fetchall():
+        if _is_whole(row):  # a damaged queue stays as it is, and is refused when it is read
+            blob = row["scores"]
+            values = (blob, zlib.crc32(blob, row["crc32"]), *row[:5])
+            db.execute(_ADD_REFERENCE, values)
 
 
 def _load(db: sqlite3.Connection, key: QueueKey) -> Queue | None:
@@ -323,16 +341,24 @@ def _load(db: sqlite3.Connection, key: QueueKey) -> Queue | None:
 
 def _queue_of(row: sqlite3.Row) -> Queue:
     """Raises `StoreUnavailable` when the stored scores are not those that were written."""
-    blob, window, seq_last = row["scores"], row["window"], row["seq_last"]
-    if zlib.crc32(blob) != row["crc32"] or len(blob) != 8 * min(seq_last, window):
+    window, seq_last = row["window"], row["seq_last"]
+    sizes = (8 * min(seq_last, window), 8 * reference_size(seq_last, window))
+    if not _is_whole(row) or (len(row["scores"]), len(row["reference"])) != sizes:
         raise StoreUnavailable("A reward queue in the store's file is damaged; delete it or restore the file.")
-    return Queue(QueueKey(*row[:5]), row["epoch"], window, seq_last, _unpack(blob))
+    scores, reference = _unpack(row["scores"]), _unpack(row["reference"])
+    return Queue(QueueKey(*row[:5]), row["epoch"], window, seq_last, scores, reference)
+
+
+def _is_whole(row: sqlite3.Row) -> bool:
+    """Whether the queue's scores and reference are the bytes that were written."""
+    return zlib.crc32(row["reference"], zlib.crc32(row["scores"])) == int(row["crc32"])
 
 
 def _save(db: sqlite3.Connection, queue: Queue) -> None:
-    blob = _pack(queue.scores)
-    values = (*astuple(queue.key), queue.epoch, queue.window, queue.seq_last, blob, zlib.crc32(blob))
-    db.execute("INSERT OR REPLACE INTO queues VALUES (?,?,?,?,?,?,?,?,?,?)", values)
+    scores, reference = _pack(queue.scores), _pack(queue.reference)
+    crc32 = zlib.crc32(reference, zlib.crc32(scores))
+    values = (*astuple(queue.key), queue.epoch, queue.window, queue.seq_last, scores, crc32, reference)
+    db.execute("INSERT OR REPLACE INTO queues VALUES (?,?,?,?,?,?,?,?,?,?,?)", values)
 
 
 def _replayed(row: sqlite3.Row) -> CommitResult:

@@ -52,7 +52,9 @@ def _pins(name: str) -> Iterator[Requirement]:
 
 def test_the_changelog_starts_with_this_version() -> None:
     headings = re.findall(r"^## (\S+)", (ROOT / "CHANGELOG.md").read_text(encoding="utf-8"), re.MULTILINE)
-    assert headings[0] == _project()["version"]
+    released = [heading for heading in headings if heading != "Unreleased"]
+    assert released[0] == _project()["version"]
+    assert "Unreleased" not in headings[1:]
 
 
 def test_the_application_reports_this_version() -> None:

@@ -8,12 +8,15 @@ import math
 from dataclasses import replace
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from service.errors import Conflict, InvalidInput, Overloaded, StoreUnavailable
 from service.normalization import WindowStats, window_stats
 from service.stores.base import MAX_WINDOW, IdempotencyRecord, QueueKey, StoreLimits, dump_queue, load_queue
+from tests.support.properties import bar
 from tests.support.queue_bench import Bench, small_bench
-from tests.support.queue_properties import request
+from tests.support.queue_properties import BATCHES, request
 
 # --- windows and statistics
 
@@ -37,6 +40,29 @@ def test_a_batch_larger_than_the_window_leaves_its_tail(bench: Bench) -> None:
     key = bench.key()
     result = bench.commit(key, [1.0, 2.0, 3.0, 4.0, 5.0], window=2)
     assert (result.seq_first, result.seq_last, result.stats.mean) == (1, 5, 4.5)
+
+
+def test_the_reference_is_the_first_full_window(bench: Bench) -> None:
+    """Empty until full, then the entries 1 .. window for the rest of the epoch, however they were batched."""
+
+    @bar(2_000)
+    @given(st.lists(BATCHES, min_size=1, max_size=8), st.integers(1, 20))
+    def check(batches: list[list[float]], window: int) -> None:
+        key = bench.key()
+        history: list[float] = []
+        for batch in batches:
+            history += [score + 0.0 for score in batch]
+            bench.commit(key, batch, window)
+            queue = bench.run(bench.store.get(key))
+            assert queue is not None
+            assert queue.reference == tuple(history[:window] if len(history) >= window else [])
+        saved = bench.digest(key)
+        bench.run(bench.store.delete(key))
+        bench.run(bench.store.import_(saved))
+        assert bench.run(bench.store.get(key)) == queue
+        bench.run(bench.store.delete(key))
+
+    check()
 
 
 # --- keys, epochs, windows
@@ -174,7 +200,8 @@ def test_a_saved_queue_comes_back_byte_for_byte(bench: Bench) -> None:
     "changes",
     [
         {"version": 0},
-        {"version": 2},
+        {"version": 1},
+        {"version": 3},
         {"version": True},
         {"format": "other"},
         {"extra": 1},
@@ -183,6 +210,10 @@ def test_a_saved_queue_comes_back_byte_for_byte(bench: Bench) -> None:
         {"scores": [0.1, 0.2, 1]},
         {"scores": [0.1, 0.2, 1e7]},
         {"scores": None},
+        {"reference": None},
+        {"reference": []},
+        {"reference": [0.1, 0.2]},
+        {"reference": [0.1, 0.2, math.inf]},
         {"seq_last": -1},
         {"seq_last": 2.0},
         {"seq_last": 2**60},
@@ -216,10 +247,19 @@ def test_what_is_no_export_is_refused(bench: Bench, data: bytes) -> None:
 def test_the_export_format_is_pinned() -> None:
     """A change of the format must come with a new version."""
     text = (
+        b'{"epoch":"e0","format":"reward-queue","key":["q","j","w","t","k"],"reference":[0.5,1.0],"scores":[0.1,-2.0],'
+        b'"seq_last":7,"sha256":"1f6f64215cde46a87f6e9dbc039cfbf62ddc77a856321a0d05295cc1dc1ecc62","version":2,"window":2}'
+    )
+    assert dump_queue(load_queue(text)) == text
+
+
+def test_an_export_of_version_1_is_refused_with_what_to_do() -> None:
+    text = (
         b'{"epoch":"e0","format":"reward-queue","key":["q","j","w","t","k"],"scores":[0.1,-2.0],"seq_last":7,'
         b'"sha256":"c83fb4a907fc568d1737c0e25bfb7d84ab26c17653f1ebe933cc5a13e43a4f5c","version":1,"window":2}'
     )
-    assert dump_queue(load_queue(text)) == text
+    with pytest.raises(InvalidInput, match="reads version 2, export the queue again"):
+        load_queue(text)
 
 
 # --- limits, life and death

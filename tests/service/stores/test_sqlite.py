@@ -7,9 +7,12 @@ import json
 import os
 import random
 import sqlite3
+import struct
 import subprocess
 import sys
 import time
+import zlib
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +20,7 @@ import pytest
 
 from service.errors import StartupError, StoreUnavailable
 from service.normalization import window_stats
-from service.stores.base import IdempotencyRecord, QueueKey
+from service.stores.base import IdempotencyRecord, Queue, QueueKey
 from service.stores.sqlite import SCHEMA_VERSION, SqliteStore
 from tests.support.properties import examples
 from tests.support.store_writer import KEY, WINDOW
@@ -250,3 +253,41 @@ async def test_a_clean_close_leaves_one_file(tmp_path: Path) -> None:
     await store.commit(KEY, [0.5], WINDOW)
     await store.close()
     assert os.listdir(tmp_path) == ["rewards.sqlite"]
+
+
+OLD_QUEUES = """
+CREATE TABLE queues (
+    name TEXT NOT NULL, judge TEXT NOT NULL, weight_version TEXT NOT NULL, template_hash TEXT NOT NULL,
+    score_kind TEXT NOT NULL, epoch TEXT NOT NULL, window INTEGER NOT NULL, seq_last INTEGER NOT NULL,
+    scores BLOB NOT NULL, crc32 INTEGER NOT NULL,
+    PRIMARY KEY (name, judge, weight_version, template_hash, score_kind)
+) WITHOUT ROWID;
+PRAGMA user_version = 1;
+"""
+
+
+async def test_a_file_of_version_1_gets_its_references(tmp_path: Path) -> None:
+    """Full queues take their present window; young ones none yet; a damaged one stays damaged; nothing else changes."""
+    path = tmp_path / "rewards.sqlite"
+    await (await open_store(path)).close()
+    with sqlite3.connect(path) as db:
+        db.execute("DROP TABLE queues")
+        db.executescript(OLD_QUEUES)
+        for name, seq_last, scores in (("full", 9, (0.5, 1.0)), ("young", 1, (0.25,)), ("damaged", 7, (0.1, 0.2))):
+            blob = struct.pack(f"<{len(scores)}d", *scores)
+            crc32 = zlib.crc32(blob) ^ (name == "damaged")
+            row = (name, "demo", "v1", "t1", "group", "e0", 2, seq_last, blob, crc32)
+            db.execute("INSERT INTO queues VALUES (?,?,?,?,?,?,?,?,?,?)", row)
+    db.close()
+    for _ in range(2):  # opening it again changes nothing
+        store = await open_store(path)
+        full, young = replace(KEY, name="full"), replace(KEY, name="young")
+        assert await store.get(full) == Queue(full, "e0", 2, 9, (0.5, 1.0), (0.5, 1.0))
+        assert await store.get(young) == Queue(young, "e0", 2, 1, (0.25,), ())
+        with pytest.raises(StoreUnavailable):
+            await store.get(replace(KEY, name="damaged"))
+        await store.close()
+    store = await open_store(path)
+    await store.commit(young, [0.75, 1.0], 2)
+    assert await store.get(young) == Queue(young, "e0", 2, 3, (0.75, 1.0), (0.25, 0.75))
+    await store.close()
