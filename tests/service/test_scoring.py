@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from service.engines.base import EngineRequest
@@ -19,6 +19,7 @@ from service.judging.registry import get_family
 from service.scoring import RankOptions, RationaleText, Score, Scorer, Trace
 from service.tokenization import ChatTokenizer
 from service.types import Comparison, JudgeVersion, Prompt, Response, Verdict
+from tests.support.properties import bar
 from tests.support.tiny_tokenizer import tiny_tokenizer
 
 TOKENIZER = ChatTokenizer(tiny_tokenizer())
@@ -58,9 +59,9 @@ async def verdict_of(scorer: Scorer, judge: Judge, comparison: Comparison, **opt
 
 
 @pytest.mark.parametrize("family", ["gram", "gram_r2", "rm_r1", "scalar"])
+@bar(1_250)
 @given(first=st.text(min_size=1, max_size=20), second=st.text(min_size=1, max_size=20))
-@settings(max_examples=20, deadline=None)
-def test_comparing_the_other_way_round_gives_the_exact_complement(family: str, first: str, second: str) -> None:
+def test_j1_comparing_the_other_way_round_gives_the_exact_complement(family: str, first: str, second: str) -> None:
     async def check() -> None:
         answer = "rm_r1" if family == "rm_r1" else "gram_r2"
         judge = make_judge(family, FakeOptions(answer=answer, encode=TOKENIZER.encode_text, decode=TOKENIZER.decode))

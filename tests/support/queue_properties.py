@@ -1,6 +1,6 @@
 """Properties Q1 .. Q9 and Q13 of reward queues: what each promises, as a check of one open store.
 
-The contract suite runs every one of them on every store; `tests/support/test_defects.py` runs the same functions on
+The contract suite runs every one of them on every store; `tests/contract/test_defects.py` runs the same functions on
 stores that are wrong on purpose. Full counts stand in each `bar`.
 """
 

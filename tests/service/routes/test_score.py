@@ -10,6 +10,7 @@ import pytest
 from service.errors import StoreUnavailable
 from service.stores.memory import MemoryStore
 from tests.service.routes.test_compare import nan_for
+from tests.support.failure_properties import a_failed_row_has_no_numbers_and_enters_no_window
 from tests.support.serving import Api, options, serving
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
@@ -184,13 +185,7 @@ async def test_kinds_of_score_never_share_a_window(api: Api) -> None:
 
 
 async def test_a_failed_row_has_no_numbers_and_enters_no_window(api: Api) -> None:
-    api.engine.options = options(fault=nan_for("Question 1"))
-    reply = (await api.post("/score", {"items": reference_items(3), "normalize": normalize()})).json()
-    good, bad, other = reply["results"]
-    assert (bad["status"], bad["score"], bad["reward"], bad["clipped"]) == ("failed", None, None, None)
-    assert bad["error"]["code"] == "non_finite_score"
-    assert good["reward"] == -other["reward"] != 0
-    assert reply["queue"]["count"] == 2
+    await a_failed_row_has_no_numbers_and_enters_no_window(api, next(_names))
 
 
 async def test_a_failed_comparison_fails_its_group_whole(api: Api) -> None:
