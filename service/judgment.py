@@ -7,6 +7,7 @@ canonical order, which makes compare(a, b) and compare(b, a) exact complements.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -47,6 +48,23 @@ class TextMemo:
 
     flags: dict[tuple[str, Where], tuple[Flag, ...]] = field(default_factory=dict)
     tokens: TokenMemo = field(default_factory=dict)
+    affinities: dict[Prompt, bytes] = field(default_factory=dict)
+
+    def affinity_of(self, prompt: Prompt) -> bytes:
+        """`conversation_key`, computed once."""
+        if prompt not in self.affinities:
+            self.affinities[prompt] = conversation_key(prompt)
+        return self.affinities[prompt]
+
+
+def conversation_key(prompt: Prompt) -> bytes:
+    """Names what the responses of a group answer, whoever judges it: a hash of 16 bytes, never the text itself."""
+    digest = hashlib.blake2b(digest_size=16)
+    for message in prompt.messages:
+        for text in (message.role, message.content):
+            data = text.encode("utf-8", "surrogatepass")
+            digest.update(len(data).to_bytes(8, "big") + data)
+    return digest.digest()
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,12 +78,16 @@ class Ask:
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """A tokenized pair in canonical order. ``prompts``: the two display orders (scalar judges: one per response)."""
+    """A tokenized pair in canonical order. ``prompts``: the two display orders (scalar judges: one per response).
+
+    ``affinity`` is equal for all pairs of one conversation.
+    """
 
     comparison: Comparison
     swapped: bool
     prompts: tuple[tuple[int, ...], tuple[int, ...]]
     flags: tuple[Flag, ...]
+    affinity: bytes
 
     @property
     def is_identical(self) -> bool:
@@ -76,11 +98,12 @@ def prepare(judge: Judge, comparison: Comparison, memo: TextMemo) -> Prepared:
     """Render and tokenize both orders. Raises `TokenLimitExceeded` (nothing is truncated) and `InvalidInput`."""
     flags = comparison_flags(judge, comparison, memo)
     pair, swapped = canonical(comparison)
+    affinity = memo.affinity_of(comparison.prompt)
     if pair.first.text == pair.second.text:
-        return Prepared(pair, swapped, ((), ()), flags)
+        return Prepared(pair, swapped, ((), ()), flags, affinity)
     first, second = (judge.tokenizer.encode(rendered, memo.tokens) for rendered in _renderings(judge, pair))
     _check_length(judge, comparison, max(len(first), len(second)))
-    return Prepared(pair, swapped, (first, second), flags)
+    return Prepared(pair, swapped, (first, second), flags, affinity)
 
 
 def prepare_one(judge: Judge, prompt: Prompt, response: Response) -> tuple[int, ...]:
@@ -107,15 +130,17 @@ def judgment(judge: Judge, prepared: Prepared, ask: Ask) -> Judgment:
     return replace(verdict, flags=prepared.flags + verdict.flags, usage=verdict.usage + Usage(comparisons=1))
 
 
-def label_request(judge: Judge, prompt_ids: tuple[int, ...], salt: str | None) -> EngineRequest:
-    return EngineRequest(prompt_ids, "label", label_ids=judge.label_ids, adapter=judge.adapter, cache_salt=salt)
+def label_request(judge: Judge, prompt_ids: tuple[int, ...], salt: str | None, affinity: bytes) -> EngineRequest:
+    return EngineRequest(
+        prompt_ids, "label", label_ids=judge.label_ids, adapter=judge.adapter, cache_salt=salt, affinity=affinity
+    )
 
 
-def scalar_request(judge: Judge, prompt_ids: tuple[int, ...], salt: str | None) -> EngineRequest:
-    return EngineRequest(prompt_ids, "scalar", adapter=judge.adapter, cache_salt=salt)
+def scalar_request(judge: Judge, prompt_ids: tuple[int, ...], salt: str | None, affinity: bytes) -> EngineRequest:
+    return EngineRequest(prompt_ids, "scalar", adapter=judge.adapter, cache_salt=salt, affinity=affinity)
 
 
-def rationale_request(judge: Judge, prompt_ids: tuple[int, ...], ask: Ask) -> EngineRequest:
+def rationale_request(judge: Judge, prompt_ids: tuple[int, ...], ask: Ask, affinity: bytes) -> EngineRequest:
     """One vote: greedy when it is the only one of its order, sampled (unseeded) otherwise."""
     temperature = pairwise(judge).vote_temperature if ask.votes > 1 else 0.0
     return EngineRequest(
@@ -125,6 +150,7 @@ def rationale_request(judge: Judge, prompt_ids: tuple[int, ...], ask: Ask) -> En
         temperature=temperature,
         adapter=judge.adapter,
         cache_salt=ask.salt,
+        affinity=affinity,
     )
 
 
@@ -149,7 +175,7 @@ def _renderings(judge: Judge, pair: Comparison) -> tuple[Rendered, Rendered]:
 
 
 def _labelled(judge: Judge, prepared: Prepared, ask: Ask) -> Judgment:
-    completions = yield [label_request(judge, ids, ask.salt) for ids in prepared.prompts]
+    completions = yield [label_request(judge, ids, ask.salt, prepared.affinity) for ids in prepared.prompts]
     readings = [_read_label(judge, completion) for completion in completions]
     return replace(combine(readings[0], readings[1]), usage=total_usage(completions))
 
@@ -165,7 +191,7 @@ def _read_label(judge: Judge, completion: Completion) -> OrderReading:
 
 
 def _scored(judge: Judge, prepared: Prepared, ask: Ask) -> Judgment:
-    completions = yield [scalar_request(judge, ids, ask.salt) for ids in prepared.prompts]
+    completions = yield [scalar_request(judge, ids, ask.salt, prepared.affinity) for ids in prepared.prompts]
     first, second = (completion.score for completion in completions)
     return replace(combine(read_scalars(first, second), read_scalars(second, first)), usage=total_usage(completions))
 
@@ -181,7 +207,9 @@ def _written(judge: Judge, prepared: Prepared, ask: Ask) -> Judgment:
     readings: list[VoteReading] = []
     usage = Usage()
     for slots in rounds(ask):
-        texts = yield [rationale_request(judge, prompt_of(prepared, order), ask) for order, _ in slots]
+        texts = yield [
+            rationale_request(judge, prompt_of(prepared, order), ask, prepared.affinity) for order, _ in slots
+        ]
         votes_read, read_usage = yield from read_votes(judge, prepared, slots, texts, ask.salt)
         readings += votes_read
         usage += total_usage(texts) + read_usage
@@ -200,10 +228,8 @@ def read_votes(
     """Read each written vote twice: its text, and the letter's probability where the text put it (a cached prefix)."""
     parsed = [_parse(judge, completion) for completion in texts]
     wanted = [i for i, vote in enumerate(parsed) if vote.label_at is not None]
-    requests = [
-        label_request(judge, _up_to_letter(judge, prompt_of(prepared, slots[i][0]), texts[i], parsed[i]), salt)
-        for i in wanted
-    ]
+    prompts = [_up_to_letter(judge, prompt_of(prepared, slots[i][0]), texts[i], parsed[i]) for i in wanted]
+    requests = [label_request(judge, ids, salt, prepared.affinity) for ids in prompts]
     completions = (yield requests) if requests else []
     reads = dict(zip(wanted, (read_labels(c.label_logprobs) for c in completions), strict=True))
     votes = [

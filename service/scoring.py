@@ -1,8 +1,9 @@
 """The pipeline: comparisons in, verdicts, rankings and scores out. Knows judges and engines, nothing of HTTP.
 
 Tokenization runs in worker threads, in chunks, so that the event loop keeps turning and the engine starts on the first
-chunk while the next is being tokenized. Inside a chunk the engine gets prompts in lexicographic order of their tokens:
-that is group-major, then first-response-major, the order in which every shared prefix is computed once.
+chunk while the next is being tokenized. A group - all pairs of one conversation - is never split between chunks. Inside
+a chunk the engine gets prompts in lexicographic order of their tokens: that is group-major, then first-response-major,
+the order in which every shared prefix is computed once, even by a prefix cache that cannot hold a whole group.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from service.judgment import (
     Ask,
     Prepared,
     TextMemo,
+    conversation_key,
     judgment,
     prepare,
     prepare_one,
@@ -45,7 +47,10 @@ from service.types import (
 T = TypeVar("T")
 
 CHUNK = 64
-"""Comparisons tokenized at a time: large enough to amortise the thread hop, small enough to start the engine early."""
+"""Comparisons tokenized at a time: large enough to amortise the thread hop, small enough to start the engine early.
+
+A larger group is one chunk all the same: cut in two, each half would compute every first response anew.
+"""
 
 
 @dataclass(slots=True)
@@ -121,14 +126,17 @@ class Scorer:
         """Judge each pair in both orders; results in input order. Cancelling aborts everything still in the engine."""
         ask = Ask(votes, stop_when_decided, salt)
         running: list[asyncio.Task[Verdict]] = []
+        places: list[int] = []
         asked: list[asyncio.Task[Completion]] = []
         started = time.perf_counter()
         mine = Trace()  # other groups of the request write to `trace` meanwhile
         try:
-            for start in range(0, len(comparisons), CHUNK):
-                prepared = await self._prepare(judge, comparisons[start : start + CHUNK], mine)
+            for chunk in chunks_of(comparisons):
+                prepared = await self._prepare(judge, [comparisons[i] for i in chunk], mine)
                 running += _launch(judge, prepared, ask, asked)
-            return [_isolated(outcome) for outcome in await asyncio.gather(*running, return_exceptions=True)]
+                places += chunk
+            outcomes = dict(zip(places, await asyncio.gather(*running, return_exceptions=True), strict=True))
+            return [_isolated(outcomes[i]) for i in range(len(comparisons))]
         finally:
             for task in (*running, *asked):
                 task.cancel()
@@ -232,7 +240,7 @@ class Scorer:
 
     async def _score_one(self, judge: Judge, prompt: Prompt, response: Response, salt: str | None) -> Score:
         ids = await asyncio.to_thread(prepare_one, judge, prompt, response)
-        completion = await judge.engine.complete(scalar_request(judge, ids, salt))
+        completion = await judge.engine.complete(scalar_request(judge, ids, salt, conversation_key(prompt)))
         return Score(
             read_scalar(completion.score),
             None,
@@ -253,6 +261,22 @@ class Scorer:
         ranking, judged = await self._run_plan(judge, prompt, responses, options, salt, trace)
         scores = [_group_score(result, responses[result.index], judge, judged) for result in ranking.results]
         return (replace(scores[0], usage=_total(judged.values())), *scores[1:])  # usage once, on the first row
+
+
+def chunks_of(comparisons: Sequence[Comparison]) -> list[list[int]]:
+    """Indices of the comparisons in chunks of at least `CHUNK`: groups in order of appearance, none split.
+
+    Pairs of one conversation need not stand together: a trainer's batch may be shuffled.
+    """
+    groups: dict[Prompt, list[int]] = {}
+    for index, comparison in enumerate(comparisons):
+        groups.setdefault(comparison.prompt, []).append(index)
+    chunks: list[list[int]] = [[]]
+    for group in groups.values():
+        if len(chunks[-1]) >= CHUNK:
+            chunks.append([])
+        chunks[-1] += group
+    return [chunk for chunk in chunks if chunk]
 
 
 def _prepare_all(judge: Judge, comparisons: Sequence[Comparison]) -> list[Prepared | ServiceError]:

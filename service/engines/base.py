@@ -33,7 +33,8 @@ class EngineRequest:
     ``generate``: up to ``max_tokens`` tokens at ``temperature`` (0 = greedy; never seeded), ended by the
     end-of-sequence token or by one of ``stop``, whose text is kept. ``scalar``: the raw output of a
     sequence-classification head. ``adapter`` names a LoRA adapter of the engine's model; ``cache_salt`` separates
-    tenants' prefix caches.
+    tenants' prefix caches. Requests with the same ``affinity`` share a long prefix: an engine with several copies of
+    the model sends them to one. It says where to compute, not what, so it is no part of a request's identity.
     """
 
     prompt_ids: tuple[int, ...]
@@ -45,6 +46,7 @@ class EngineRequest:
     stop: tuple[str, ...] = ()
     adapter: str | None = None
     cache_salt: str | None = None
+    affinity: bytes | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,8 +2,9 @@
 
 Everything goes to ``/v1/completions`` with token ids as the prompt, so control tokens stay ours. Label reads use its
 ``logprob_token_ids``: exactly the labels' full-vocabulary log-probabilities, never a top-k that may miss one.
-Requests go to the replica with the fewest of ours in flight; a replica that cannot be reached is left out until it
-answers again, and its requests are tried once on each of the others. Every read is repeatable, so that is safe.
+Requests with an affinity go to their group's replica, others to the one with the fewest of ours in flight. A replica
+that cannot be reached is left out until it answers again, and its requests are tried once on each of the others. Every
+read is repeatable, so that is safe.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from typing import Any, Literal, TypeVar, cast
 
 import httpx
 
+from service.engines.affinity import Router
 from service.engines.base import (
     FINISHED,
     EngineInfo,
@@ -78,6 +80,7 @@ class _Served:
 
 @dataclass(slots=True, eq=False)
 class _Replica:
+    url: str
     client: httpx.AsyncClient
     up: bool = False
     outstanding: int = 0
@@ -104,6 +107,7 @@ class RemoteEngine:
         self._meter = ProgressMeter()
         self._replicas: list[_Replica] = []
         self._turn = itertools.count()
+        self._router = Router()
         self._served: _Served | None = None
         self._info: EngineInfo | None = None
         self._watch: asyncio.Task[None] | None = None
@@ -122,7 +126,7 @@ class RemoteEngine:
 
     async def start(self) -> None:
         """Raises `StartupError` where no server answers, one refuses the key, or two serve different models."""
-        self._replicas = [_Replica(self._client(url)) for url in self.options.urls]
+        self._replicas = [_Replica(url, self._client(url)) for url in self.options.urls]
         try:
             for replica in self._replicas:
                 await self._look_at(replica)
@@ -188,7 +192,7 @@ class RemoteEngine:
         await self.check()
         check_request(request, self.info, self._tasks, self.info.adapter_versions)
         with self._meter.request():
-            for replica in self._in_turn():
+            for replica in self._in_turn(request.affinity):
                 with suppress(_LostError), replica.request():
                     answer = await self._call(self._post(replica, request))
                     self._meter.moved()
@@ -200,7 +204,7 @@ class RemoteEngine:
         await self.check()
         check_request(request, self.info, self._tasks, self.info.adapter_versions)
         with self._meter.request():
-            for replica in self._in_turn():
+            for replica in self._in_turn(request.affinity):
                 text, ids, last = "", list[int](), None
                 with replica.request():
                     try:
@@ -230,20 +234,24 @@ class RemoteEngine:
             replica.up = False
             await replica.client.aclose()
 
-    def _in_turn(self) -> Iterator[_Replica]:
-        """Where to send a request: the least busy replica, then the others, then once more whoever is still up."""
+    def _in_turn(self, affinity: bytes | None) -> Iterator[_Replica]:
+        """Where to send a request: the best replica for it, then the others, then once more whoever is still up."""
         tried: list[_Replica] = []
         for _ in range(len(self._replicas) + 1):
-            turn = next(self._turn)
-            ready = [
-                (tried.count(replica), replica.outstanding, (place + turn) % len(self._replicas), place)
-                for place, replica in enumerate(self._replicas)
-                if replica.up
-            ]
+            ready = [replica for replica in self._replicas if replica.up]
             if not ready:
                 return
-            tried.append(self._replicas[min(ready)[-1]])
+            fewest = min(map(tried.count, ready))
+            tried.append(self._best([replica for replica in ready if tried.count(replica) == fewest], affinity))
             yield tried[-1]
+
+    def _best(self, ready: list[_Replica], affinity: bytes | None) -> _Replica:
+        """The group's replica, or the least busy one; those take turns when equally busy."""
+        if affinity is not None:
+            url = self._router.pick(affinity, {replica.url: replica.outstanding for replica in ready})
+            return next(replica for replica in ready if replica.url == url)
+        turn = next(self._turn)
+        return min(enumerate(ready, turn), key=lambda one: (one[1].outstanding, one[0] % len(ready)))[1]
 
     async def _call(self, work: Awaitable[T]) -> T:
         """Await it; when the engine closes meanwhile, that is `EngineDead` and not a cancelled caller."""

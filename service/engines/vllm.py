@@ -13,7 +13,7 @@ import gc
 import itertools
 import json
 import os
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping
 from contextlib import aclosing, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
@@ -21,8 +21,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args
 
 import psutil
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
-from prometheus_client.metrics import MetricWrapperBase
+from prometheus_client import CollectorRegistry
 from vllm import PoolingParams, SamplingParams
 from vllm.config.lora import MaxLoRARanks
 from vllm.engine.arg_utils import AsyncEngineArgs
@@ -34,9 +33,8 @@ from vllm.platforms import current_platform
 from vllm.sampling_params import RequestOutputKind
 from vllm.v1.engine.async_llm import AsyncLLM
 from vllm.v1.engine.exceptions import EngineDeadError
-from vllm.v1.metrics.loggers import PrometheusStatLogger
-from vllm.v1.metrics.perf import PerfMetricsProm
 
+from service.engines.affinity import Ranks
 from service.engines.base import (
     FINISHED,
     EngineInfo,
@@ -50,11 +48,11 @@ from service.engines.base import (
     require_model,
 )
 from service.engines.cpu import choose_cpu_plan, environment, read_cpu
+from service.engines.vllm_metrics import EngineMetrics
 from service.errors import EngineDead, InvalidInput, JudgmentFailed, Overloaded, ServiceError, StartupError
 from service.types import Completion
 
 Output = TypeVar("Output")
-Metric = TypeVar("Metric", bound=MetricWrapperBase)
 
 DEAD = "The engine is not running; restart the service."
 ABORTED = "The engine stopped this request before it was done; try it again."
@@ -152,7 +150,7 @@ class VllmEngine:
 
     def __init__(self, options: VllmOptions, registry: CollectorRegistry | None = None) -> None:
         self.options = options
-        self._metrics = _EngineMetrics(registry) if registry is not None else None
+        self._metrics = EngineMetrics(registry) if registry is not None else None
         self._tasks: tuple[Task, ...] = ("scalar",) if options.runner == "pooling" else ("label", "generate")
         self._loras = {name: LoRARequest(name, i, path) for i, (name, path) in enumerate(options.adapters.items(), 1)}
         self._llm: AsyncLLM | None = None
@@ -161,6 +159,7 @@ class VllmEngine:
         self._closed = False
         self._meter = ProgressMeter()
         self._ids = itertools.count()
+        self._ranks = Ranks(options.data_parallel_size)
 
     @property
     def info(self) -> EngineInfo:
@@ -227,12 +226,11 @@ class VllmEngine:
     async def complete(self, request: EngineRequest) -> Completion:
         llm = self._running()
         check_request(request, self.info, self._tasks, self._loras)
-        with self._meter.request(), self._translated():
+        with self._meter.request(), self._translated(), self._ranks.choose(request.affinity) as rank:
             if request.task == "scalar":
                 return await self._scalar(llm, request)
             params = _label_params(request.label_ids) if request.task == "label" else _generation_params(request, False)
-            outputs = llm.generate(_prompt(request), params, str(next(self._ids)), lora_request=self._lora(request))
-            final = await _last(outputs)
+            final = await _last(self._generate(llm, request, params, rank))
             self._meter.moved()
             return self._completion(request, final)
 
@@ -240,9 +238,8 @@ class VllmEngine:
         llm = self._running()
         check_request(request, self.info, self._tasks, self._loras)
         params, ids, text = _generation_params(request, True), list[int](), ""
-        with self._meter.request(), self._translated():
-            outputs = llm.generate(_prompt(request), params, str(next(self._ids)), lora_request=self._lora(request))
-            async with aclosing(outputs):
+        with self._meter.request(), self._translated(), self._ranks.choose(request.affinity) as rank:
+            async with aclosing(self._generate(llm, request, params, rank)) as outputs:
                 async for output in outputs:
                     self._meter.moved()
                     piece = output.outputs[0]
@@ -272,6 +269,18 @@ class VllmEngine:
         for worker in psutil.wait_procs(self._workers, CLOSE_S / 2)[1]:  # those of a killed core may linger
             with suppress(psutil.NoSuchProcess):
                 worker.kill()
+
+    def _generate(
+        self, llm: AsyncLLM, request: EngineRequest, params: SamplingParams, rank: int | None
+    ) -> AsyncGenerator[RequestOutput, None]:
+        outputs: AsyncGenerator[RequestOutput, None] = llm.generate(
+            _prompt(request),
+            params,
+            str(next(self._ids)),
+            lora_request=self._lora(request),
+            data_parallel_rank=rank,
+        )
+        return outputs
 
     def _lora(self, request: EngineRequest) -> LoRARequest | None:
         return None if request.adapter is None else self._loras[request.adapter]
@@ -313,39 +322,6 @@ class VllmEngine:
             raise InvalidInput("The model cannot take this prompt; is the tokenizer its own?") from error
         except VLLMError as error:
             raise JudgmentFailed("The engine failed on this request; its log says why.") from error
-
-
-class _EngineMetrics:
-    """vLLM's Prometheus metrics in our registry, where a second engine or a restart neither erases nor doubles them."""
-
-    def __init__(self, registry: CollectorRegistry) -> None:
-        self._registry = registry
-        self._created: list[MetricWrapperBase] = []
-
-        class PerfMetrics(PerfMetricsProm):  # type: ignore[misc]  # vLLM is not type-checked
-            _counter_cls = self._ours(Counter)
-
-        class StatLogger(PrometheusStatLogger):  # type: ignore[misc]
-            _gauge_cls = self._ours(Gauge)
-            _counter_cls = self._ours(Counter)
-            _histogram_cls = self._ours(Histogram)
-            _perf_metrics_cls = PerfMetrics
-
-        self.logger = StatLogger
-
-    def _ours(self, base: type[Metric]) -> type[Metric]:
-        """The metric class, registering with our registry whatever its caller leaves out."""
-
-        def init(metric: Metric, *args: Any, **kwargs: Any) -> None:
-            base.__init__(metric, *args, **(kwargs | {"registry": self._registry}))
-            if not kwargs.get("_labelvalues"):  # children of a labelled metric are never registered
-                self._created.append(metric)
-
-        return type(base.__name__, (base,), {"__init__": init})
-
-    def unregister(self) -> None:
-        while self._created:
-            self._registry.unregister(self._created.pop())
 
 
 def _workers_of(llm: AsyncLLM) -> list[psutil.Process]:

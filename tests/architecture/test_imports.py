@@ -44,12 +44,21 @@ ROOMS: dict[str, Room] = {
     "service.engines.base": Room(NOUNS),
     "service.engines.cpu": Room(),
     "service.engines.*": Room((*NOUNS, "service.engines.base")),
-    "service.engines.remote": Room((*NOUNS, "service.engines.base"), ("httpx",)),
+    "service.engines.affinity": Room(),
+    "service.engines.remote": Room((*NOUNS, "service.engines.base", "service.engines.affinity"), ("httpx",)),
     "service.engines.cpu_kernels": Room((), ("torch", "vllm")),
     "service.engines.transformers": Room((*NOUNS, "service.engines.base"), ("torch", "transformers")),
     "service.engines.vllm": Room(
-        (*NOUNS, "service.engines.base", "service.engines.cpu"), ("vllm", "prometheus_client", "psutil")
+        (
+            *NOUNS,
+            "service.engines.base",
+            "service.engines.affinity",
+            "service.engines.cpu",
+            "service.engines.vllm_metrics",
+        ),
+        ("vllm", "prometheus_client", "psutil"),
     ),
+    "service.engines.vllm_metrics": Room((), ("vllm", "prometheus_client")),
     "service.stores.base": Room((*NOUNS, "service.normalization")),
     "service.stores.*": Room((*NOUNS, "service.stores.base", "service.normalization")),
     "service.stores.redis": Room((*NOUNS, "service.stores.base", "service.normalization"), ("redis",)),

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import math
 from collections.abc import Callable
+from dataclasses import replace
+from random import Random
+from typing import Literal
 
 import pytest
 from hypothesis import given
@@ -16,9 +20,10 @@ from service.errors import EngineDead, InvalidInput, InvalidVerdict, NonFiniteSc
 from service.judge import Judge
 from service.judging.base import template_hash
 from service.judging.registry import get_family
-from service.scoring import RankOptions, RationaleText, Score, Scorer, Trace
+from service.judgment import conversation_key
+from service.scoring import CHUNK, RankOptions, RationaleText, Score, Scorer, Trace
 from service.tokenization import ChatTokenizer
-from service.types import Comparison, JudgeVersion, Prompt, Response, Verdict
+from service.types import Comparison, JudgeVersion, Message, Prompt, Response, Verdict
 from tests.support.properties import bar
 from tests.support.tiny_tokenizer import tiny_tokenizer
 
@@ -196,6 +201,72 @@ async def test_a_batch_reaches_the_engine_first_response_major() -> None:
     assert len(asked) == 12
     assert asked == sorted(asked)
     assert sum(c.cached_tokens for c in [await judge.engine.complete(r) for r in judge.engine.requests[:1]]) > 0
+
+
+def _groups_asked(judge: Judge) -> list[list[tuple[int, ...]]]:
+    """What reached the engine, cut where the affinity changes: each group must come in one piece."""
+    assert isinstance(judge.engine, FakeEngine)
+    asked = itertools.groupby(judge.engine.requests, key=lambda request: request.affinity)
+    return [[request.prompt_ids for request in group] for _, group in asked]
+
+
+async def test_a_group_larger_than_a_chunk_is_asked_in_one_piece() -> None:
+    judge = make_judge(options=FakeOptions(keep_requests=True, max_model_len=32_768))
+    scorer = await started(judge)
+    responses = [Response(f"answer {i}") for i in range(13)]
+    await scorer.rank(judge, QUESTION, responses, RankOptions("all_pairs"), trace=Trace())
+    (asked,) = _groups_asked(judge)
+    assert len(asked) == 156 > 2 * CHUNK
+    assert asked == sorted(asked)
+
+
+@pytest.mark.parametrize("method", ["all_pairs", "pivot"])
+async def test_groups_of_one_request_are_asked_one_after_another(method: Literal["all_pairs", "pivot"]) -> None:
+    judge = make_judge(options=FakeOptions(keep_requests=True, max_model_len=32_768))
+    scorer = await started(judge)
+    groups = [(Prompt.from_text(f"Question {g}?"), tuple(Response(f"{g}.{i}") for i in range(6))) for g in range(5)]
+    await scorer.score_groups(judge, groups, method, trace=Trace())
+    asked = _groups_asked(judge)
+    if method == "all_pairs":
+        assert [len(group) for group in asked] == [30] * 5
+    assert all(group == sorted(group) for group in asked)
+
+
+async def test_a_shuffled_batch_is_asked_by_groups_and_answered_in_its_own_order() -> None:
+    """Eight questions with 45 pairs each, shuffled: more than one chunk, and still one piece a question."""
+    judge = make_judge(options=FakeOptions(keep_requests=True, max_model_len=32_768))
+    scorer = await started(judge)
+    batch = [
+        Comparison(Prompt.from_text(f"Question {g}?"), Response(f"{g} {i}"), Response(f"{g} {j}"))
+        for g in range(8)
+        for i, j in itertools.combinations(range(10), 2)
+    ]
+    Random(1).shuffle(batch)
+    outcomes = await scorer.compare(judge, batch, trace=Trace())
+    asked = _groups_asked(judge)
+    assert [len(group) for group in asked] == [90] * 8
+    for at in (0, 100, 359):
+        alone = await verdict_of(scorer, judge, batch[at])
+        outcome = outcomes[at]
+        assert isinstance(outcome, Verdict)
+        assert replace(outcome, usage=alone.usage) == alone
+
+
+@pytest.mark.parametrize("family", ["gram", "gram_r2", "scalar"])
+async def test_all_requests_of_a_conversation_have_one_affinity(family: str) -> None:
+    options = FakeOptions(
+        encode=TOKENIZER.encode_text, decode=TOKENIZER.decode, keep_requests=True, max_model_len=32_768
+    )
+    judge = make_judge(family, options)
+    scorer = await started(judge)
+    await verdict_of(scorer, judge, pair("Paris", "Rome"))
+    await verdict_of(scorer, judge, pair("Oslo", "Rome"))
+    assert isinstance(judge.engine, FakeEngine)
+    affinities = {request.affinity for request in judge.engine.requests}
+    assert affinities == {conversation_key(QUESTION)}
+    turns = Prompt((Message("user", "ab"), Message("assistant", "c")))
+    moved = Prompt((Message("user", "a"), Message("assistant", "bc")))
+    assert len({conversation_key(prompt) for prompt in (QUESTION, turns, moved)}) == 3
 
 
 @pytest.mark.parametrize("method", ["all_pairs", "pivot", "knockout", "linear", "auto"])

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import math
+from collections import Counter, defaultdict
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
+from service.engines.affinity import SLACK
 from service.engines.base import EngineRequest, TextDelta
 from service.engines.fake import FakeEngine, FakeOptions, encode_bytes
 from service.engines.remote import RemoteEngine, RemoteOptions
@@ -22,6 +25,7 @@ from service.errors import (
     ServiceError,
     StartupError,
 )
+from tests.support.serving import until
 from tests.support.vllm_server import StubServer
 
 PROMPT = tuple(encode_bytes("Which one, A or B?"))
@@ -89,6 +93,84 @@ async def test_idle_replicas_take_turns() -> None:
         for _ in range(10):
             await engine.complete(LABEL)
         assert [len(server.bodies) for server in servers] == [5, 5]
+
+
+async def _ask_groups(engine: RemoteEngine, groups: range, each: int = 4) -> None:
+    requests = [replace(LABEL, affinity=bytes([g]), prompt_ids=(g, n, 1)) for g in groups for n in range(each)]
+    await asyncio.gather(*(engine.complete(request) for request in requests))
+
+
+def _homes(servers: list[StubServer]) -> dict[int, set[int]]:
+    """Group to the servers that were asked about it since they were last looked at."""
+    homes: dict[int, set[int]] = defaultdict(set)
+    for place, server in enumerate(servers):
+        for body in server.bodies:
+            homes[body["prompt"][0]].add(place)
+        server.bodies.clear()
+    return homes
+
+
+async def test_a_group_stays_on_one_replica_and_groups_spread() -> None:
+    async with _servers(*[FakeOptions()] * 3) as servers, _engine(servers) as engine:
+        await _ask_groups(engine, range(45))
+        homes = _homes(servers)
+        await _ask_groups(engine, range(45))
+        assert homes == _homes(servers)
+    assert all(len(places) == 1 for places in homes.values())
+    counts = Counter(next(iter(places)) for places in homes.values())
+    assert sum((counts[place] - 15) ** 2 / 15 for place in range(3)) < 13.8  # chi-square, one in a thousand
+
+
+async def test_the_order_of_the_urls_does_not_matter() -> None:
+    async with _servers(*[FakeOptions()] * 3) as servers:
+        async with _engine(servers) as engine:
+            await _ask_groups(engine, range(20), 1)
+            homes = _homes(servers)
+        async with _engine(servers[::-1]) as engine:
+            await _ask_groups(engine, range(20), 1)
+            assert homes == _homes(servers)
+
+
+async def test_a_lost_replicas_groups_move_evenly_and_come_back() -> None:
+    """The others' groups stay where they are; nobody gets all that was lost."""
+    async with _servers(*[FakeOptions()] * 3) as servers, _engine(servers) as engine:
+        await _ask_groups(engine, range(45), 1)
+        before = _homes(servers)
+        servers[0].healthy = False
+        await asyncio.sleep(0.4)
+        await _ask_groups(engine, range(45), 1)
+        without = _homes(servers)
+        servers[0].healthy = True
+        await asyncio.sleep(0.4)
+        await _ask_groups(engine, range(45), 1)
+        assert _homes(servers) == before
+    moved = [group for group in before if without[group] != before[group]]
+    assert sorted(moved) == sorted(group for group in before if before[group] == {0})
+    taken = Counter(next(iter(without[group])) for group in moved)
+    assert min(taken[1], taken[2]) >= len(moved) / 4
+
+
+async def test_a_replica_lost_in_mid_group_costs_no_answer_and_the_group_stays_together() -> None:
+    async with _servers(*[FakeOptions(delay_s=1.5)] * 3) as servers, _engine(servers) as engine:
+        running = asyncio.create_task(_ask_groups(engine, range(12), 2))
+        await until(lambda: sum(len(server.bodies) for server in servers) == 24)
+        first = _homes(servers)
+        lost = next(iter(first[0]))
+        await asyncio.to_thread(servers[lost].stop)
+        await running
+        again = _homes(servers)
+    assert set(again) == {group for group, places in first.items() if places == {lost}}
+    assert all(len(places) == 1 and lost not in places for places in again.values())
+
+
+async def test_a_popular_question_overflows_to_other_replicas() -> None:
+    """Without the bound all would wait for one of three."""
+    async with _servers(*[FakeOptions(delay_s=2.0)] * 3) as servers, _engine(servers) as engine:
+        await _ask_groups(engine, range(1), 160)
+        counts = sorted(len(server.bodies) for server in servers)
+    assert sum(counts) == 160
+    assert counts[1] >= 40
+    assert counts[2] <= 1.25 * 160 / 3 + SLACK
 
 
 async def test_a_lost_replica_costs_no_answer() -> None:
