@@ -27,6 +27,7 @@ from service.rewards import RewardDesk
 from service.routes import compare, health, models, queues, rank, rationale, score
 from service.schemas.replies import ErrorDetail, ErrorReply
 from service.schemas.requests import SHAPE_TAGS
+from service.score_monitor import ScoreMonitor
 from service.scoring import Scorer
 from service.settings import Settings
 from service.startup import (
@@ -92,7 +93,8 @@ def build_app(settings: Settings, engine: Engine | None = None, store: RewardSto
     metrics = Metrics()
     keys = [ApiKey(key.id, key.sha256, key.scopes) for key in settings.auth.keys]
     secret = settings.auth.secret.get_secret_value() if settings.auth.secret else None
-    gate = Gate(settings, Authenticator(keys, secret), Admission(settings.limits.max_prompts), metrics)
+    monitor = ScoreMonitor(settings.score_health.window, settings.score_health.max_queues)
+    gate = Gate(settings, Authenticator(keys, secret), Admission(settings.limits.max_prompts), metrics, monitor)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -119,7 +121,7 @@ def build_app(settings: Settings, engine: Engine | None = None, store: RewardSto
     ):
         app.include_router(router)
     limit = settings.limits.max_body_bytes
-    app.add_middleware(CallMiddleware, metrics=metrics, max_body_bytes=limit, refuse=error_reply)
+    app.add_middleware(CallMiddleware, record=gate.record, max_body_bytes=limit, refuse=error_reply)
     _add_error_handlers(app, limit)
     return app
 
@@ -144,6 +146,7 @@ async def running(gate: Gate, engine: Engine | None, store: RewardStore | None) 
         watchdog = Health(engine, store, gate.admission, limits.stall_s, limits.fatal_stall_s)
         _watch(gate, engine, watchdog)
         stack.push_async_callback(_stop, asyncio.create_task(watchdog.watch()))
+        stack.push_async_callback(_stop, asyncio.create_task(_publish_health(gate, store)))
         yield Service(settings, engine, store, scorer, RewardDesk(store), watchdog)
 
 
@@ -180,6 +183,17 @@ def _watch(gate: Gate, engine: Engine, watchdog: Health) -> None:
     metrics.watch("gram_requests_inside", "Requests inside.", lambda: admission.running)
     metrics.watch("gram_engine_unfinished", "Prompts in the engine.", lambda: engine.progress.unfinished)
     metrics.watch("gram_engine_stalled_seconds", "Time with work but without output.", lambda: watchdog.stalled_s)
+
+
+async def _publish_health(gate: Gate, store: RewardStore) -> None:
+    """Keep the gauges of score health up to date, as long as the service runs."""
+    wanted, shown = gate.settings.score_health, gate.metrics.queues
+    while True:
+        await asyncio.sleep(wanted.refresh_s)
+        try:
+            shown.keep(await gate.monitor.refresh(store, wanted.metric_queues, shown.publish))
+        except Exception:
+            log.exception("score health could not be published; it is tried again in %.0f s", wanted.refresh_s)
 
 
 async def _stop(task: asyncio.Task[None]) -> None:

@@ -15,6 +15,7 @@ from service.health import Health
 from service.judge import Judge
 from service.metrics import Metrics, Observation
 from service.rewards import RewardDesk
+from service.score_monitor import ScoreMonitor
 from service.scoring import Score, Scorer, Trace
 from service.settings import Settings
 from service.stores.base import RewardStore
@@ -41,6 +42,13 @@ class Gate:
     authenticator: Authenticator
     admission: Admission
     metrics: Metrics
+    monitor: ScoreMonitor
+
+    def record(self, seen: Observation) -> None:
+        """Called once for each request, when its reply is out."""
+        self.metrics.record(seen)
+        if seen.version is not None and (seen.samples or seen.rows):
+            self.monitor.saw(seen.queue, seen.version, seen.samples, seen.rows, seen.score_kind)
 
 
 @dataclass(slots=True)
@@ -56,7 +64,7 @@ class Call:
     @contextmanager
     def judging(self, gate: Gate, judge: Judge, prompts: int) -> Iterator[None]:
         """Hold room for `prompts` engine prompts while judging. Raises `Overloaded`."""
-        self.seen.judge = judge.name
+        self.seen.judge, self.seen.version = judge.name, judge.version
         with gate.admission.prompts(prompts):
             yield
 
@@ -75,7 +83,7 @@ class Call:
     def finish(self, status: int, route: str) -> Observation:
         """Close the record."""
         seen = self.seen
-        seen.status, seen.route = status, route
+        seen.status, seen.route, seen.samples = status, route, self.trace.judged
         seen.queue_s, seen.tokenize_s, seen.engine_s, seen.seconds = self._times()
         return seen
 
@@ -97,6 +105,7 @@ class Call:
         for item in items:
             self.seen.usage += item.usage
             self.seen.flags += item.flags
+            self.seen.rows.append(tuple({flag.code for flag in item.flags}))
             if item.consistent is not None:
                 self.seen.consistency.append(item.consistent)
 

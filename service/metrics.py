@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
-from service.types import Flag, Usage, Verdict
+from service.score_health import QueueHealth, Sample
+from service.types import Flag, JudgeVersion, Usage, Verdict
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
@@ -24,7 +25,11 @@ _LOGIT = (-8.0, -4.0, -2.0, -1.0, -0.5, -0.25, 0.0, 0.25, 0.5, 1.0, 2.0, 4.0, 8.
 
 @dataclass(slots=True)
 class Observation:
-    """What one request leaves behind. ``route`` is the path template, never the path; times are seconds."""
+    """What one request leaves behind. ``route`` is the path template, never the path; times are seconds.
+
+    ``queue`` is the reward queue that its scores entered ("" for none), ``samples`` what its judge did there, ``rows``
+    the flag codes of each row of its reply.
+    """
 
     route: str = "unmatched"
     status: int = 0
@@ -38,6 +43,11 @@ class Observation:
     flags: list[Flag] = field(default_factory=list)
     consistency: list[bool] = field(default_factory=list)
     failures: list[str] = field(default_factory=list)
+    version: JudgeVersion | None = None
+    queue: str = ""
+    score_kind: str | None = None
+    samples: list[Sample] = field(default_factory=list)
+    rows: list[tuple[str, ...]] = field(default_factory=list)
 
 
 class Metrics:
@@ -70,6 +80,7 @@ class Metrics:
             buckets=_LOGIT,
         )
         self.rejected = Counter("gram_rejected", "Requests that found no room or no time.", ["reason"], registry=r)
+        self.queues = QueueGauges(r)
 
     def watch(self, name: str, help_text: str, read: Callable[[], float]) -> None:
         """A gauge whose value is read when scraped."""
@@ -107,6 +118,86 @@ class Metrics:
             if verdict.label_mass is not None:
                 self.label_mass.labels(judge).observe(verdict.label_mass)
                 self.position_bias.labels(judge).observe(_mean_logit((verdict.p_ab, verdict.p_ba)))
+
+
+class QueueGauges:
+    """Score health by queue and judge. A figure without data has no series, rather than a number that means nothing."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self._gauges = {
+            name: Gauge(f"gram_queue_{name}", text, ["queue", "judge"], registry=registry)
+            for name, text in _QUEUE_FIGURES.items()
+        }
+        self._codes = Gauge(
+            "gram_queue_flagged_code_share",
+            "Share of recent rows with this flag.",
+            ["queue", "judge", "code"],
+            registry=registry,
+        )
+        self._shown: dict[tuple[str, str], set[str]] = {}
+
+    def publish(self, health: QueueHealth) -> None:
+        """Replace what is shown of this queue and judge."""
+        label = (health.queue, health.judge)
+        self.remove(label)
+        for name, value in _figures(health).items():
+            if value is not None:
+                self._gauges[name].labels(*label).set(value)
+        by_code = health.figures.flagged.by_code
+        for code, share in by_code.items():
+            self._codes.labels(*label, code).set(share)
+        self._shown[label] = set(by_code)
+
+    def keep(self, labels: Iterable[tuple[str, str]]) -> None:
+        """Remove everything else, so that the number of series stays bounded."""
+        for label in set(self._shown).difference(labels):
+            self.remove(label)
+
+    def remove(self, label: tuple[str, str]) -> None:
+        """Take a queue and judge out, whether or not they are shown."""
+        for gauge in self._gauges.values():
+            gauge.remove(*label)
+        for code in self._shown.pop(label, ()):
+            self._codes.remove(*label, code)
+
+
+_QUEUE_FIGURES = {
+    "comparisons": "Recent judgments that the other figures are made from.",
+    "position_bias_logit": "Mean log-odds (nats) of the response shown first; 0 for a judge without position bias.",
+    "position_bias_logit_stderr": "Standard error of the mean position bias, in nats.",
+    "flip_rate": "Share of comparisons whose two display orders disagree.",
+    "flip_rate_low": "Lower end of the flip rate's 95 % interval.",
+    "flip_rate_high": "Upper end of the flip rate's 95 % interval.",
+    "label_mass": "Mean of p(A) + p(B), smaller order.",
+    "label_mass_min": "Minimum of p(A) + p(B), smaller order.",
+    "flagged_share": "Share of rows with at least one flag.",
+    "length_slope": "Nats of lead (a scalar judge: score) for each factor e of length in characters.",
+    "length_slope_stderr": "Standard error of the length slope.",
+    "drift_psi": "Population stability index of the window against the queue's first full one.",
+    "drift_ks": "Kolmogorov-Smirnov distance of the window from the queue's first full one.",
+    "drift_p_value": "P(a distance at least this large without drift).",
+}
+
+
+def _figures(health: QueueHealth) -> dict[str, float | None]:
+    """The values of `_QUEUE_FIGURES`."""
+    figures, drift = health.figures, health.drift
+    return {
+        "comparisons": float(figures.comparisons),
+        "position_bias_logit": figures.position_bias.mean,
+        "position_bias_logit_stderr": figures.position_bias.stderr,
+        "flip_rate": figures.flip_rate.value,
+        "flip_rate_low": figures.flip_rate.low,
+        "flip_rate_high": figures.flip_rate.high,
+        "label_mass": figures.label_mass.mean,
+        "label_mass_min": figures.label_mass.min,
+        "flagged_share": figures.flagged.share,
+        "length_slope": figures.length_slope.value,
+        "length_slope_stderr": figures.length_slope.stderr,
+        "drift_psi": drift.psi,
+        "drift_ks": drift.ks,
+        "drift_p_value": drift.p_value,
+    }
 
 
 def _mean_logit(probabilities: Iterable[float]) -> float:

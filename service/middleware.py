@@ -15,7 +15,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.context import Call
 from service.errors import BodyTooLarge, InternalError, ServiceError
-from service.metrics import Metrics
+from service.metrics import Observation
 
 log = logging.getLogger("gram.access")
 
@@ -24,14 +24,16 @@ _GOOD_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 CLIENT_GONE = 499
 
 Refuse = Callable[[ServiceError, str], Response]
+Record = Callable[[Observation], None]
 
 
 class CallMiddleware:
-    """`refuse` writes the error reply for what fails here: bodies that are too large, and bugs."""
+    """`record` is told what each request leaves behind; `refuse` writes the error reply for what fails here: bodies
+    that are too large, and bugs."""
 
-    def __init__(self, app: ASGIApp, metrics: Metrics, max_body_bytes: int, refuse: Refuse) -> None:
+    def __init__(self, app: ASGIApp, record: Record, max_body_bytes: int, refuse: Refuse) -> None:
         self._app = RequestBodyLimitMiddleware(app, max_body_bytes)
-        self._metrics = metrics
+        self._tell = record
         self._max_body_bytes = max_body_bytes
         self._refuse = refuse
 
@@ -70,7 +72,7 @@ class CallMiddleware:
     def _record(self, call: Call, status: int, scope: Scope) -> None:
         """Texts and keys are never logged; the path is logged as its template."""
         seen = call.finish(status, getattr(scope.get("route"), "path", "unmatched"))
-        self._metrics.record(seen)
+        self._tell(seen)
         if log.isEnabledFor(logging.INFO):
             line = {
                 "request_id": call.request_id,

@@ -12,7 +12,7 @@ import asyncio
 import math
 import time
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Literal, TypeVar
 
 from service.engines.base import EngineRequest
@@ -31,6 +31,7 @@ from service.judgment import (
     scalar_request,
 )
 from service.ranking.plans import PLANS, Goal, Method, Pair, RankTask
+from service.score_health import Sample, pair_samples, single_sample
 from service.streaming import RationaleText, stream_judgment
 from service.types import (
     Comparison,
@@ -55,11 +56,13 @@ A larger group is one chunk all the same: cut in two, each half would compute ev
 
 @dataclass(slots=True)
 class Trace:
-    """Where a request's time went, in seconds. The routes put it into Server-Timing and the histograms."""
+    """Where a request's time went, in seconds, for Server-Timing and the histograms; and a sample of each of its
+    judgments, for the health of its judge."""
 
     queue_s: float = 0.0
     tokenize_s: float = 0.0
     engine_s: float = 0.0
+    judged: list[Sample] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,8 +138,10 @@ class Scorer:
                 prepared = await self._prepare(judge, [comparisons[i] for i in chunk], mine)
                 running += _launch(judge, prepared, ask, asked)
                 places += chunk
-            outcomes = dict(zip(places, await asyncio.gather(*running, return_exceptions=True), strict=True))
-            return [_isolated(outcomes[i]) for i in range(len(comparisons))]
+            found = dict(zip(places, await asyncio.gather(*running, return_exceptions=True), strict=True))
+            outcomes = [_isolated(found[i]) for i in range(len(comparisons))]
+            trace.judged += pair_samples(comparisons, outcomes)
+            return outcomes
         finally:
             for task in (*running, *asked):
                 task.cancel()
@@ -177,6 +182,11 @@ class Scorer:
         if not judge.is_scalar:
             raise InvalidInput(f"Judge {judge.name} compares two responses; send a reference or a group for each item.")
         scores = await asyncio.gather(*(self._score_one(judge, *item, salt) for item in items), return_exceptions=True)
+        trace.judged += [
+            single_sample(response.text, score.score)
+            for (_, response), score in zip(items, scores, strict=True)
+            if isinstance(score, Score)
+        ]
         return [_isolated(score) for score in scores]
 
     async def score_groups(

@@ -80,6 +80,16 @@ class LimitSettings(_Section):
     fatal_stall_s: float = Field(120.0, gt=0)
 
 
+class ScoreHealthSettings(_Section):
+    """What is remembered of recent judgments: ``window`` for each of ``max_queues`` queues and judges, of which the
+    ``metric_queues`` most recently used are among the metrics, brought up to date every ``refresh_s`` seconds."""
+
+    window: int = Field(1000, ge=1, le=100_000)
+    max_queues: int = Field(100, ge=1, le=10_000)
+    metric_queues: int = Field(20, ge=1, le=1000)
+    refresh_s: float = Field(15.0, gt=0, le=3600)
+
+
 class KeySettings(_Section):
     """``sha256`` is the hex digest of the key itself; the key is never stored. ``id`` may appear in logs."""
 
@@ -214,6 +224,7 @@ class Settings(BaseSettings):
     judges: tuple[JudgeSettings, ...] = ()
     server: ServerSettings = ServerSettings()
     limits: LimitSettings = LimitSettings()
+    score_health: ScoreHealthSettings = ScoreHealthSettings()
     auth: AuthSettings = AuthSettings()
 
     @model_validator(mode="before")

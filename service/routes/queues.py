@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Annotated
 
 from fastapi import APIRouter, Path, Query, Request, Response
 
 from service.errors import Conflict, InvalidInput, NotFound
-from service.routes.base import DOCUMENTED, TheService, guarded
+from service.routes.base import DOCUMENTED, TheGate, TheService, guarded
+from service.schemas.health import HealthOut, QueueHealthOut, QueueReply
 from service.schemas.replies import QueueDeleteReply, QueuesReply, QueueStateOut
 from service.schemas.requests import QUEUE_NAME
 from service.stores.base import QueueState, RewardStore, load_queue
@@ -26,15 +28,25 @@ async def list_queues(service: TheService) -> QueuesReply:
 
 
 @router.get("/queues/{name}")
-async def get_queue(name: Name, service: TheService) -> QueuesReply:
-    """The windows of this name: one for each judge, weight version, template and kind of score."""
-    return QueuesReply(queues=[_state(queue) for queue in await _named(service.store, name)])
+async def get_queue(name: Name, service: TheService, gate: TheGate) -> QueueReply:
+    """The windows of this name: one for each judge, weight version, template and kind of score.
+
+    `health` is made from what this replica judged lately for the queue; other replicas saw other judgments. `drift`
+    alone is of the window, which all replicas share.
+    """
+    queues = []
+    for queue in await _named(service.store, name):
+        figures, drift = await gate.monitor.of_queue(service.store, queue.key)
+        health = HealthOut.of(asdict(figures), asdict(drift))
+        queues.append(QueueHealthOut(**_state(queue).model_dump(), health=health))
+    return QueueReply(queues=queues)
 
 
 @router.delete("/queues/{name}")
-async def delete_queue(name: Name, service: TheService) -> QueueDeleteReply:
+async def delete_queue(name: Name, service: TheService, gate: TheGate) -> QueueDeleteReply:
     """Forget every window of this name; the next request starts a new epoch."""
     deleted = [await service.store.delete(queue.key) for queue in await _named(service.store, name)]
+    gate.monitor.forget(name)
     return QueueDeleteReply(deleted=sum(deleted))
 
 

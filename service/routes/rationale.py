@@ -21,6 +21,7 @@ from service.judge import Judge
 from service.routes.base import DOCUMENTED, TheCall, TheGate, TheService, deadline_s, guarded
 from service.schemas.replies import ErrorDetail, RationaleReply, rationale_reply
 from service.schemas.requests import RationaleRequest
+from service.score_health import pair_samples
 from service.streaming import RationaleText
 
 log = logging.getLogger("gram.rationale")
@@ -117,6 +118,7 @@ async def _events(
                     yield _event("text", {"order": piece.order, "vote": piece.vote, "text": piece.text})
                 else:
                     call.trace.engine_s = time.perf_counter() - started
+                    call.trace.judged += pair_samples([body.comparison()], [piece])
                     call.saw_verdicts([piece])
                     yield _event("verdict", rationale_reply(piece, judge.version).model_dump(mode="json"))
 

@@ -48,6 +48,8 @@ async def score(
     """
     judge, kind = _judge_for(service, body)
     asked = _normalization(body, judge, kind)
+    if asked is not None and asked.update:  # an evaluation says nothing of the queue's own scores
+        call.seen.queue, call.seen.score_kind = asked.key.name, kind
     keyed = _keyed(idempotency_key, call, await request.body())
 
     async def work() -> bytes:

@@ -23,7 +23,13 @@ class Room:
 
 NOUNS = ("service.types", "service.errors")
 PIPELINE = ("service.judge", "service.judgment", "service.streaming", "service.scoring")
-PURE = ("service.judging", "service.ranking", "service.aggregation", "service.normalization")
+PURE = (
+    "service.judging",
+    "service.ranking",
+    "service.aggregation",
+    "service.normalization",
+    "service.score_health",
+)
 PROTOCOLS = ("service.engines.base", "service.stores.base")
 WIRE = ("service.routes.base", "service.schemas", "service.context", "service.admission", "service.auth")
 
@@ -38,6 +44,7 @@ ROOMS: dict[str, Room] = {
     "service.aggregation": Room(NOUNS),
     "service.normalization": Room(NOUNS),
     "service.manifest": Room(NOUNS),
+    "service.score_health": Room(NOUNS),
     "service.segments": Room(("service.types",)),
     "service.tokenization": Room((*NOUNS, "service.segments"), ("tokenizers", "transformers", "jinja2")),
     "service.byte_tokenizer": Room(("service.tokenization",), ("tokenizers", "transformers")),
@@ -71,7 +78,8 @@ ROOMS: dict[str, Room] = {
     "service.admission": Room(NOUNS),
     "service.health": Room((*NOUNS, *PROTOCOLS, "service.admission")),
     "service.settings": Room(NOUNS, ("pydantic", "pydantic_settings")),
-    "service.metrics": Room(NOUNS, ("prometheus_client",)),
+    "service.metrics": Room((*NOUNS, "service.score_health"), ("prometheus_client",)),
+    "service.score_monitor": Room((*NOUNS, "service.score_health", "service.stores.base")),
     "service.auth": Room(NOUNS, ("fastapi",)),
     "service.schemas": Room(NOUNS, ("pydantic",)),
     # What routes are handed: protocols and pipeline, already built. Knows no HTTP.
@@ -85,12 +93,22 @@ ROOMS: dict[str, Room] = {
             "service.health",
             "service.metrics",
             "service.rewards",
+            "service.score_monitor",
             "service.settings",
         )
     ),
     "service.middleware": Room((*NOUNS, "service.context", "service.metrics"), ("starlette",)),
     "service.routes": Room(
-        (*NOUNS, *WIRE, *PIPELINE, "service.ranking", "service.rewards", "service.stores.base", "service.metrics"),
+        (
+            *NOUNS,
+            *WIRE,
+            *PIPELINE,
+            "service.ranking",
+            "service.rewards",
+            "service.stores.base",
+            "service.metrics",
+            "service.score_health",
+        ),
         ("fastapi", "starlette"),
     ),
     "service.startup": Room(("service",), ("prometheus_client",)),
