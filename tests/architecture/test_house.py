@@ -196,6 +196,38 @@ def test_prometheus_scrapes_the_compose_service() -> None:
     assert "service" in _compose()["services"]["service"]["networks"]["default"]["aliases"]
 
 
+def _rules() -> list[dict[str, Any]]:
+    config = yaml.safe_load((ROOT / "deploy/prometheus/prometheus.yml").read_text(encoding="utf-8"))
+    volumes = _compose()["services"]["prometheus"]["volumes"]
+    found: list[dict[str, Any]] = []
+    for name in config["rule_files"]:
+        assert f"./deploy/prometheus/{name}:/etc/prometheus/{name}:ro" in volumes
+        text = (ROOT / "deploy/prometheus" / name).read_text(encoding="utf-8")
+        found += [rule for group in yaml.safe_load(text)["groups"] for rule in group["rules"]]
+    return found
+
+
+async def test_prometheus_alarms_on_metrics_and_labels_that_exist() -> None:
+    async with serving() as api:
+        registry = api.app.state.gate.metrics.registry
+        labels = {
+            name: set(getattr(collector, "_labelnames", ()))
+            for collector, names in registry._collector_to_names.items()
+            for name in names
+        }
+    rules = _rules()
+    assert len({rule["alert"] for rule in rules}) == len(rules) > 6
+    for rule in rules:
+        assert set(rule) == {"alert", "expr", "for", "labels", "annotations"}
+        assert re.fullmatch(r"\d+m", rule["for"])
+        assert rule["labels"]["severity"] in ("warning", "critical")
+        watched = re.findall(r"\bgram_\w+", rule["expr"])
+        assert watched
+        assert set(watched) <= set(labels)
+        told = re.findall(r"\$labels\.(\w+)", " ".join(rule["annotations"].values()))
+        assert set(told) <= set.intersection(*(labels[name] for name in watched))
+
+
 def test_grafana_provisions_the_dashboard_folder_it_mounts() -> None:
     provisioning = ROOT / "deploy/grafana/provisioning"
     source = yaml.safe_load((provisioning / "datasources/prometheus.yml").read_text(encoding="utf-8"))["datasources"][0]

@@ -1,4 +1,4 @@
-"""A judge with known faults: its position bias, its flips, its love of long answers, in the figures, with sign and size."""
+"""A judge with known faults: position bias, flips and a love of long answers, which must show with sign and size."""
 
 from __future__ import annotations
 
@@ -24,6 +24,8 @@ KEYS = {"position_bias", "flip_rate", "label_mass", "flagged", "length_slope", "
 def biased_logits(request: EngineRequest) -> tuple[float, float]:
     """The first place is worth `BIAS` nats, and each factor e of length `PER_E_FOLD` nats."""
     shown = dict(ANSWER.findall(decode_bytes(request.prompt_ids)))
+    if not shown:  # the read behind a rationale
+        return BIAS, 0.0
     length = {letter: math.log(len(text) + 1) for letter, text in shown.items()}
     return BIAS + PER_E_FOLD * (length["A"] - length["B"]), 0.0
 
@@ -69,7 +71,7 @@ async def test_a_biased_judge_is_found_out() -> None:
     assert found["length_slope"]["value"] == pytest.approx(PER_E_FOLD)
     assert found["length_slope"]["stderr"] == pytest.approx(0.0, abs=1e-6)
     assert 0.9 < found["label_mass"]["min"] <= found["label_mass"]["mean"] < 1.0
-    assert found["flagged"] == {"share": 0.0, "by_code": {}}
+    assert found["flagged"] == {"share": 0.1, "by_code": {"repeated_text": 0.1}}  # the longest one
 
 
 async def test_a_group_shows_the_same_faults() -> None:
@@ -174,13 +176,14 @@ async def test_the_metrics_follow_and_stay_bounded() -> None:
 
         await api.post("/compare", {"judge": "gram", "prompt": "Q", "response_a": "long answer", "response_b": "short"})
         await api.post("/rank", {"judge": "gram", "prompt": "Q", "responses": ["a", "bb", "ccc"]})
-        await api.post("/rationale", {"prompt": "Q", "response_a": "x", "response_b": "yy"})
-        series = 'gram_queue_comparisons{judge="gram",queue=""} 4.0'
+        for stream in (False, True):
+            await api.post("/rationale", {"prompt": "Q", "response_a": "x", "response_b": "yy", "stream": stream})
         metrics = api.app.state.gate.metrics
-        await until(lambda: series.encode() in metrics.render())
-        text = await scrape()
-        assert f'gram_queue_position_bias_logit{{judge="gram",queue=""}} {BIAS}'[:-1] in text
-        assert 'gram_queue_comparisons{judge="gram_r2",queue=""} 1.0' in text
+        for judge, count in (("gram", 4.0), ("gram_r2", 2.0)):
+            series = f'gram_queue_comparisons{{judge="{judge}",queue=""}} {count}'
+            await until(lambda series=series: series.encode() in metrics.render())
+        found = metrics.registry.get_sample_value("gram_queue_position_bias_logit", {"judge": "gram", "queue": ""})
+        assert found == pytest.approx(BIAS)
         for number in range(8):
             await score(api, {"items": items([(5, 10)])}, f"run{number}")
         await until(lambda: b'queue="run7"' in metrics.render())
