@@ -226,15 +226,14 @@ def advance(before: Queue | None, key: QueueKey, scores: tuple[float, ...], wind
     """The queue after `scores` (checked) entered it, in a new epoch when there was none.
 
     The reference is taken once, from the first `window` entries, however they were batched.
-    Raises `Conflict` for another window.
+    Raises `Conflict` for another window or when no numbers are left.
     """
     if before is None:
         before = Queue(key, new_epoch(), window, 0, (), ())
     if before.window != window:
-        raise Conflict(
-            f"This queue's window is {before.window}; send that window, or delete the queue to start another.",
-            window=before.window,
-        )
+        raise other_window(before.window)
+    if before.seq_last > MAX_SEQ - len(scores):
+        raise used_up()
     entries = before.scores + scores
     reference = before.reference or (entries[:window] if len(entries) >= window else ())
     return Queue(key, before.epoch, window, before.seq_last + len(scores), entries[-window:], reference)
@@ -256,10 +255,32 @@ def result_of(after: Queue, scores: tuple[float, ...]) -> CommitResult:
     return CommitResult(after.epoch, first, after.seq_last, window_stats(after.scores), scores)
 
 
+def other_window(window: int) -> Conflict:
+    """The error of a commit with another window than the queue's."""
+    return Conflict(
+        f"This queue's window is {window}; send that window, or delete the queue to start another.", window=window
+    )
+
+
+def used_up() -> Conflict:
+    """The error of a commit that would number an entry beyond `MAX_SEQ`, where floats stop telling integers apart."""
+    return Conflict("This queue's numbers are used up; delete it to start another.")
+
+
+def queue_exists() -> Conflict:
+    """The error of an import over a queue."""
+    return Conflict("This queue exists already; delete it before importing another state of it.")
+
+
+def other_body() -> Conflict:
+    """The error of an idempotency key that comes with another request."""
+    return Conflict("This idempotency key was used for another request body; send a new key.")
+
+
 def check_same_body(stored_hash: str, body_hash: str) -> None:
     """Raises `Conflict` unless the key is used again for the very same request."""
     if stored_hash != body_hash:
-        raise Conflict("This idempotency key was used for another request body; send a new key.")
+        raise other_body()
 
 
 def already_answered() -> Conflict:

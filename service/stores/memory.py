@@ -11,7 +11,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-from service.errors import Conflict, StoreUnavailable
+from service.errors import StoreUnavailable
 from service.stores.base import (
     CommitResult,
     IdempotencyRecord,
@@ -28,6 +28,7 @@ from service.stores.base import (
     check_same_body,
     dump_queue,
     load_queue,
+    queue_exists,
     record_cost,
     result_of,
 )
@@ -109,7 +110,7 @@ class MemoryStore:
         self._check_open()
         queue = load_queue(data)
         if queue.key in self._queues:
-            raise Conflict("This queue exists already; delete it before importing another state of it.")
+            raise queue_exists()
         check_queue_room(len(self._queues), self._limits)
         self._queues[queue.key] = queue
         return queue.state()

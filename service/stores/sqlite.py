@@ -22,7 +22,7 @@ from dataclasses import astuple
 from pathlib import Path
 from typing import TypeVar
 
-from service.errors import Conflict, StartupError, StoreUnavailable
+from service.errors import StartupError, StoreUnavailable
 from service.normalization import WindowStats
 from service.stores.base import (
     CommitResult,
@@ -40,6 +40,7 @@ from service.stores.base import (
     check_same_body,
     dump_queue,
     load_queue,
+    queue_exists,
     record_cost,
     reference_size,
     result_of,
@@ -234,7 +235,7 @@ class SqliteStore:
     def _import(self, queue: Queue) -> None:
         with self._transaction() as db:
             if _load(db, queue.key) is not None:
-                raise Conflict("This queue exists already; delete it before importing another state of it.")
+                raise queue_exists()
             self._check_queue_room(db)
             _save(db, queue)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import hashlib
 import sqlite3
 import sys
 from abc import ABC, abstractmethod
@@ -11,9 +13,15 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from redis.asyncio.connection import AbstractConnection
+from redis.exceptions import ConnectionError as RedisConnectionError
+
 from service.stores.base import RewardStore, StoreLimits
 from service.stores.memory import MemoryStore
+from service.stores.redis import RedisStore
+from service.stores.redis_link import LinkOptions
 from service.stores.sqlite import SqliteStore
+from tests.support.redis_server import shared_server
 
 
 class InjectedError(Exception):
@@ -125,4 +133,84 @@ class SqliteBackend(Backend):
             store._db = real
 
 
-BACKENDS: list[Backend] = [MemoryBackend(), SqliteBackend()]
+PATIENT = LinkOptions(connect_timeout_s=20.0, timeout_s=20.0)
+"""For tests that are not about time, on machines that are busy."""
+
+
+class FailingWire:
+    """What goes over a Redis connection, failing at its `step`-th step.
+
+    A command is four steps, at which the connection breaks: before the command, in its middle, after it, after the
+    reply was read.
+    """
+
+    def __init__(self, step: int) -> None:
+        self._left = step
+        self._send, self._read = AbstractConnection.send_packed_command, AbstractConnection.read_response
+
+    def fails(self) -> bool:
+        self._left -= 1
+        return self._left == -1
+
+    async def send(self, connection: AbstractConnection, command: Any, *args: Any, **kwargs: Any) -> None:
+        if self.fails():
+            await self._break(connection)
+        data = b"".join(command) if not isinstance(command, bytes) else command
+        if self.fails():
+            await self._send(connection, [data[: len(data) // 2]], *args, **kwargs)
+            await self._break(connection)
+        await self._send(connection, [data], *args, **kwargs)
+
+    async def read(self, connection: AbstractConnection, *args: Any, **kwargs: Any) -> Any:
+        if self.fails():
+            await asyncio.sleep(0.02)  # the server works; its reply is lost
+            await self._break(connection)
+        try:
+            return await self._read(connection, *args, **kwargs)
+        finally:
+            if self.fails():
+                await self._break(connection)
+
+    async def _break(self, connection: AbstractConnection) -> None:
+        await connection.disconnect(nowait=True)
+        raise RedisConnectionError("injected")
+
+
+class RedisBackend(Backend):
+    """A prefix of its own for each folder, on this process's server."""
+
+    name = "redis"
+    durable = True
+
+    def make(self, folder: Path, limits: StoreLimits, clock: Callable[[], float]) -> RewardStore:
+        return RedisStore(shared_server().url, limits, clock, prefix_for(folder), PATIENT)
+
+    def replicas(self, folder: Path, count: int) -> list[RewardStore]:
+        prefix = prefix_for(folder / "shared")
+        return [RedisStore(shared_server().url, prefix=prefix, options=PATIENT) for _ in range(count)]
+
+    @contextmanager
+    def fault(self, store: RewardStore, step: int) -> Iterator[None]:
+        """A step is one of the points of `FailingWire`, on the way through a server that has forgotten all scripts."""
+        shared_server().command("SCRIPT", "FLUSH")
+        wire = FailingWire(step)
+        before = AbstractConnection.send_packed_command, AbstractConnection.read_response
+
+        async def send(connection: AbstractConnection, *args: Any, **kwargs: Any) -> None:
+            await wire.send(connection, *args, **kwargs)
+
+        async def read(connection: AbstractConnection, *args: Any, **kwargs: Any) -> Any:
+            return await wire.read(connection, *args, **kwargs)
+
+        AbstractConnection.send_packed_command, AbstractConnection.read_response = send, read  # type: ignore[method-assign]
+        try:
+            yield
+        finally:
+            AbstractConnection.send_packed_command, AbstractConnection.read_response = before  # type: ignore[method-assign]
+
+
+def prefix_for(folder: Path) -> str:
+    return hashlib.sha256(str(folder).encode()).hexdigest()[:16]
+
+
+BACKENDS: list[Backend] = [MemoryBackend(), SqliteBackend(), RedisBackend()]
