@@ -57,6 +57,9 @@ async def score(
         if asked is None:
             return _dump(_unnormalized(reply))
         scores = [row.score for row in reply.results if row.score is not None]
+        if keyed is None:  # nothing is kept, so no draft need be written and read again
+            result, _ = await service.rewards.reward(scores, asked, None, b"")
+            return _dump(_with_rewards(reply, result, asked))
         result, draft = await service.rewards.reward(scores, asked, keyed, _dump(reply))
         return _dump(_with_rewards(ScoreReply.model_validate_json(draft), result, asked))
 
