@@ -1,4 +1,4 @@
-"""`python -m service`: serve, check the configuration, write openapi.json, make a key."""
+"""`python -m service`: serve, check the configuration, write openapi.json, make a key, replay commit logs."""
 
 from __future__ import annotations
 
@@ -21,7 +21,8 @@ from fastapi import FastAPI
 
 from service.app import build_app
 from service.auth import hash_key
-from service.errors import StartupError
+from service.errors import InvalidInput, StartupError
+from service.replay import replay
 from service.settings import Settings, load_settings
 from service.startup import load_manifest, plan_judges
 
@@ -156,6 +157,16 @@ def _new_key(options: argparse.Namespace) -> int:
     return 0
 
 
+def _replay(options: argparse.Namespace) -> int:
+    try:
+        summary = replay(options.files)
+    except InvalidInput as error:
+        print(error.message, file=sys.stderr)
+        return 1
+    print("\n".join(summary.lines()))
+    return int(options.complete and not summary.complete)
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m service", description="Reward scoring service.")
     commands = parser.add_subparsers(required=True)
@@ -174,6 +185,10 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument("--family", help="what the model is, if it carries no judge.json: gram, gram_r2, ..")
         command.add_argument("--store", choices=["sqlite", "memory"])
     commands.add_parser("openapi", help="print the API description").set_defaults(run=_openapi)
+    again = commands.add_parser("replay", help="derive every statistic of commit logs again, bit for bit")
+    again.set_defaults(run=_replay)
+    again.add_argument("files", nargs="+", type=Path, help="commit logs of all replicas, and queue exports to check")
+    again.add_argument("--complete", action="store_true", help="also exit with 1 for gaps and lines that came twice")
     key = commands.add_parser("new-key", help="make a key and the configuration that lets it in")
     key.set_defaults(run=_new_key)
     key.add_argument("--id", required=True)

@@ -34,6 +34,7 @@ from service.startup import (
     build_judges,
     load_manifest,
     load_tokenizer,
+    open_commit_log,
     pick_engine,
     pick_store,
     plan_judges,
@@ -136,6 +137,9 @@ async def running(gate: Gate, engine: Engine | None, store: RewardStore | None) 
         store = store or pick_store(settings)
         stack.push_async_callback(store.close)
         await store.start()
+        commit_log = open_commit_log(settings)
+        if commit_log is not None:
+            stack.callback(commit_log.close)
         tokenizer = await load_tokenizer(settings)
         engine = engine or pick_engine(settings, plans, manifest, gate.metrics.registry)
         stack.push_async_callback(engine.close)
@@ -147,7 +151,7 @@ async def running(gate: Gate, engine: Engine | None, store: RewardStore | None) 
         _watch(gate, engine, watchdog)
         stack.push_async_callback(_stop, asyncio.create_task(watchdog.watch()))
         stack.push_async_callback(_stop, asyncio.create_task(_publish_health(gate, store)))
-        yield Service(settings, engine, store, scorer, RewardDesk(store), watchdog)
+        yield Service(settings, engine, store, scorer, RewardDesk(store, commit_log), watchdog)
 
 
 def error_reply(error: ServiceError, request_id: str) -> JSONResponse:

@@ -11,6 +11,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
+from service.commit_log import CommitLog
 from service.errors import Conflict
 from service.normalization import Normalized, WindowStats, normalize
 from service.stores.base import CommitResult, IdempotencyRecord, QueueKey, RewardStore
@@ -50,8 +51,9 @@ class Keyed:
 class RewardDesk:
     """The store's reward windows and idempotency records, behind the two questions the routes ask."""
 
-    def __init__(self, store: RewardStore) -> None:
+    def __init__(self, store: RewardStore, log: CommitLog | None = None) -> None:
         self._store = store
+        self._log = log
         self._inside: dict[str, asyncio.Future[None]] = {}
 
     async def reward(
@@ -65,6 +67,8 @@ class RewardDesk:
             return await self._read(scores, asked), draft
         record = IdempotencyRecord(keyed.key, keyed.body_hash, draft) if keyed else None
         commit = await self._store.commit(asked.key, scores, asked.window, record)
+        if self._log is not None:
+            self._log.append(asked.key, asked.window, commit)
         return rewarded(commit, asked), commit.draft if commit.draft is not None else draft
 
     async def once(

@@ -193,13 +193,19 @@ class TransformersSettings(_Section):
     weight_version: str | None = None
 
 
-class MemoryStoreSettings(_Section):
+class _StoreSettings(_Section):
+    """``commit_log``: a file that gets one line per commit, for `python -m service replay`."""
+
+    commit_log: Path | None = None
+
+
+class MemoryStoreSettings(_StoreSettings):
     """Reward windows that a restart forgets."""
 
     type: Literal["memory"] = "memory"
 
 
-class SqliteStoreSettings(_Section):
+class SqliteStoreSettings(_StoreSettings):
     """Reward windows in one file; they survive a restart."""
 
     type: Literal["sqlite"] = "sqlite"

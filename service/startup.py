@@ -14,6 +14,7 @@ from typing import Any
 
 from prometheus_client import CollectorRegistry
 
+from service.commit_log import CommitLog
 from service.engines.base import Engine, prompt_limit
 from service.errors import ServiceError, StartupError
 from service.judge import Judge
@@ -167,6 +168,15 @@ def pick_store(settings: Settings) -> RewardStore:
     from service.stores.sqlite import SqliteStore
 
     return SqliteStore(settings.store.path)
+
+
+def open_commit_log(settings: Settings) -> CommitLog | None:
+    """The log that ``store.commit_log`` names, open. Raises `StartupError`."""
+    if settings.store.commit_log is None:
+        return None
+    log = CommitLog(settings.store.commit_log)
+    log.open()
+    return log
 
 
 def _adapters(model: str, manifest: Manifest | None) -> dict[str, str]:
