@@ -39,6 +39,7 @@ from service.startup import (
     pick_store,
     plan_judges,
     self_test,
+    share_answers,
 )
 from service.stores.base import RewardStore
 
@@ -142,6 +143,7 @@ async def running(gate: Gate, engine: Engine | None, store: RewardStore | None) 
             stack.callback(commit_log.close)
         tokenizer = await load_tokenizer(settings)
         engine = engine or pick_engine(settings, plans, manifest, gate.metrics.registry)
+        engine = share_answers(settings, engine, gate.metrics)
         stack.push_async_callback(engine.close)
         await engine.start()
         scorer = Scorer(await build_judges(plans, engine, tokenizer))

@@ -79,6 +79,12 @@ class Metrics:
             registry=r,
             buckets=_LOGIT,
         )
+        self.repeats = Counter(
+            "gram_repeatable_prompts",
+            "Prompts with one possible answer, by where it came from.",
+            ["outcome"],
+            registry=r,
+        )
         self.rejected = Counter("gram_rejected", "Requests that found no room or no time.", ["reason"], registry=r)
         self.queues = QueueGauges(r)
 

@@ -90,6 +90,13 @@ class ScoreHealthSettings(_Section):
     refresh_s: float = Field(15.0, gt=0, le=3600)
 
 
+class CacheSettings(_Section):
+    """Answers kept for requests that come again, at most ``entries`` and ``bytes``; 0 in either turns sharing off."""
+
+    entries: int = Field(100_000, ge=0)
+    bytes: int = Field(64 * 1024 * 1024, ge=0)
+
+
 class KeySettings(_Section):
     """``sha256`` is the hex digest of the key itself; the key is never stored. ``id`` may appear in logs."""
 
@@ -231,6 +238,7 @@ class Settings(BaseSettings):
     server: ServerSettings = ServerSettings()
     limits: LimitSettings = LimitSettings()
     score_health: ScoreHealthSettings = ScoreHealthSettings()
+    cache: CacheSettings = CacheSettings()
     auth: AuthSettings = AuthSettings()
 
     @model_validator(mode="before")

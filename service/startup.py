@@ -10,17 +10,19 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from prometheus_client import CollectorRegistry
 
 from service.commit_log import CommitLog
 from service.engines.base import Engine, prompt_limit
+from service.engines.deduplicated import Answers, DeduplicatedEngine, Outcome
 from service.errors import ServiceError, StartupError
 from service.judge import Judge
 from service.judging.base import Family, template_hash
 from service.judging.registry import get_family
 from service.manifest import JudgeEntry, Manifest, SelfTest
+from service.metrics import Metrics
 from service.scoring import Scorer, Trace
 from service.settings import FakeSettings, MemoryStoreSettings, RemoteSettings, Settings, VllmSettings
 from service.stores.base import RewardStore
@@ -136,6 +138,19 @@ def pick_engine(
     from service.engines.transformers import TransformersEngine, TransformersOptions
 
     return TransformersEngine(TransformersOptions(**fields))
+
+
+def share_answers(settings: Settings, engine: Engine, metrics: Metrics) -> Engine:
+    """The engine, asked only once for what is asked again, unless the cache is off."""
+    wanted = settings.cache
+    counted = {outcome: metrics.repeats.labels(outcome) for outcome in get_args(Outcome)}
+    answers = Answers(0, 0)
+    if wanted.entries and wanted.bytes:
+        shared = DeduplicatedEngine(engine, wanted.entries, wanted.bytes, lambda outcome: counted[outcome].inc())
+        engine, answers = shared, shared.answers
+    metrics.watch("gram_cache_entries", "Answers kept for requests that come again.", lambda: len(answers))
+    metrics.watch("gram_cache_bytes", "Memory they take.", lambda: answers.bytes)
+    return engine
 
 
 def engine_fields(settings: Settings, plans: Sequence[JudgePlan], manifest: Manifest | None) -> dict[str, Any]:

@@ -18,6 +18,7 @@ import pytest
 import pytest_asyncio
 
 from service.engines.base import Engine, EngineRequest, TextDelta
+from service.engines.deduplicated import DeduplicatedEngine
 from service.engines.fake import FakeEngine, FakeOptions, Fault, encode_bytes
 from service.engines.remote import RemoteEngine, RemoteOptions
 from service.errors import EngineDead, InvalidInput, NotFound, TokenLimitExceeded
@@ -38,6 +39,7 @@ LONG = 400
 
 ENGINES = [
     "fake",
+    "deduplicated",
     "remote-stub",
     pytest.param("transformers", marks=pytest.mark.slow),
     pytest.param("vllm", marks=pytest.mark.vllm),
@@ -47,12 +49,16 @@ ENGINES = [
 
 @dataclass(frozen=True)
 class Case:
-    """A started engine. ``reference`` answers label reads by other means; ``vocabulary`` is None for the fake's."""
+    """A started engine. ``reference`` answers label reads by other means; ``vocabulary`` is None for the fake's.
+
+    ``caches`` prefixes in whole blocks; ``remembers`` whole answers.
+    """
 
     engine: Engine
     encode: Callable[[str], tuple[int, ...]]
     reference: Callable[[EngineRequest], Awaitable[tuple[float, ...]]]
     caches: bool = True
+    remembers: bool = False
     vocabulary: int | None = None
 
     def label(self, text: str, ids: tuple[int, ...] = (), adapter: str | None = None) -> EngineRequest:
@@ -87,6 +93,8 @@ async def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPath
     with ExitStack() as stack:
         if request.param == "fake":
             made = Case(_fake(), _encode_fake, _fake_reference)
+        elif request.param == "deduplicated":
+            made = Case(DeduplicatedEngine(_fake(), 1000, 10**6), _encode_fake, _fake_reference, remembers=True)
         elif request.param == "remote-stub":
             stub = StubServer(_fake())
             await stub.engine.start()
@@ -243,6 +251,7 @@ async def test_cached_tokens_are_whole_blocks_of_the_same_tenant(case: Case) -> 
     cached = [(await case.engine.complete(request)).cached_tokens for _ in range(2)]
     cached.append((await case.engine.complete(replace(request, cache_salt="two"))).cached_tokens)
     blocks = (len(request.prompt_ids) - 1) // 32 * 32 if case.caches else 0
+    blocks = len(request.prompt_ids) if case.remembers else blocks
     assert cached == [0, blocks, 0]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import re
 import time
 from pathlib import Path
 from typing import Any
@@ -157,6 +158,35 @@ async def test_each_key_has_its_own_prefix_cache() -> None:
             cached[name] = (await api.post("/compare", pair, **headers)).json()["usage"]["cached_tokens"]
     assert cached["one again"] > 500
     assert cached["two"] == cached["one"] < cached["one again"]
+
+
+async def test_a_repeated_request_is_answered_from_the_cache_and_says_so() -> None:
+    keys = [{"id": n, "sha256": hash_key(n * 20), "scopes": ["score", "metrics"]} for n in ("one", "two")]
+    async with serving({"auth": {"keys": keys}, "cache": {}}) as api:
+        one, two = ({"Authorization": f"Bearer {name * 20}"} for name in ("one", "two"))
+        before = api.engine.calls
+        first, again = [(await api.post("/compare", PAIR, **one)).json() for _ in range(2)]
+        assert again["usage"]["cached_tokens"] == again["usage"]["prompt_tokens"] == first["usage"]["prompt_tokens"]
+        assert first["usage"]["cached_tokens"] < first["usage"]["prompt_tokens"]
+        assert {**again, "usage": first["usage"]} == first
+        turned = {**PAIR, "response_a": PAIR["response_b"], "response_b": PAIR["response_a"]}
+        await api.post("/compare", turned, **one)
+        assert api.engine.calls == before + 2
+        await api.post("/compare", PAIR, **two)  # another tenant's question is another question
+        assert api.engine.calls == before + 4
+        exposed = (await api.client.get("/metrics", headers=one)).text
+        for line in ('prompts_total{outcome="hit"} 4.0', 'prompts_total{outcome="joined"} 0.0', "cache_entries 4.0"):
+            assert line in exposed
+        assert float(re.findall(r"^gram_cache_bytes (\S+)$", exposed, re.MULTILINE)[0]) > 1000
+
+
+@pytest.mark.parametrize("off", [{"entries": 0}, {"bytes": 0}])
+async def test_without_the_cache_every_request_is_judged(off: dict[str, int]) -> None:
+    async with serving({"cache": off}) as api:
+        before = api.engine.calls
+        for _ in range(2):
+            await api.post("/compare", PAIR)
+        assert api.engine.calls == before + 4
 
 
 async def test_keys_are_never_logged(caplog: pytest.LogCaptureFixture) -> None:

@@ -61,7 +61,9 @@ def options(**changes: Any) -> FakeOptions:
 
 
 def settings_for(overrides: dict[str, Any] | None = None) -> Settings:
+    """Tests count what the engine is asked and change its mind, so its answers are not kept unless a test wants it."""
     base: dict[str, Any] = {"engine": {"type": "fake"}, "store": {"type": "memory"}, "judges": JUDGES}
+    base |= {"cache": {"entries": 0}}
     return load_settings(None, base | (overrides or {}))
 
 
