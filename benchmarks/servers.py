@@ -16,8 +16,11 @@ DEADLINE = {"X-Deadline-Ms": "600000"}
 
 
 def engine_environment(arguments: Namespace, **engine: str) -> dict[str, str]:
-    """Settings of the service as the measurement wants them; everything else stays at its default."""
-    settings = {"GRAM_STORE__TYPE": "memory"}
+    """Settings of the service as the measurement wants them; everything else stays at its default.
+
+    Without the cache of answers: what is measured is the engine's work, and a pair asked again is to be judged again.
+    """
+    settings = {"GRAM_STORE__TYPE": "memory", "GRAM_CACHE__ENTRIES": "0"}
     if arguments.model:
         settings["GRAM_ENGINE__MODEL"] = str(arguments.model)
     return settings | {f"GRAM_ENGINE__{name.upper()}": value for name, value in engine.items()}
