@@ -70,7 +70,8 @@ def _start(
     engine = offline.receive(READY_S)
     arms: list[Arm] = [Offline(offline, judge)] if "a" in chosen else []
     if {"b", "b32"} & set(chosen):
-        service = stack.enter_context(start_service(environment))
+        # The memory of answers costs what it costs by default, but keeps one: no arm profits from another's pairs.
+        service = stack.enter_context(start_service(environment | {"GRAM_CACHE__ENTRIES": "1"}))
         service.wait("/readyz", READY_S)
         arms += [arm for arm in (ServiceBatch(service), ServiceClients(service)) if arm.key in chosen]
     for key, (title, flags, extra) in _openai_servers(engine).items():
