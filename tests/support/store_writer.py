@@ -1,6 +1,7 @@
-"""A process that commits to a SQLite store: run by tests that race several, or kill one.
+"""A process that commits to a shared store: run by tests that race several, or kill one.
 
-Prints one JSON line for each acknowledged commit: what was sent, and what came back.
+``python -m tests.support.store_writer WHERE SEED COMMITS``, where WHERE is a SQLite file or a redis:// address with the
+prefix after ``#``. Prints a JSON line before each commit with what is sent, and one after it with what came back.
 """
 
 from __future__ import annotations
@@ -10,16 +11,26 @@ import json
 import random
 import sys
 
-from service.stores.base import QueueKey
+from service.stores.base import QueueKey, RewardStore
+from service.stores.redis import RedisStore
+from service.stores.redis_link import LinkOptions
 from service.stores.sqlite import SqliteStore
 
 KEY = QueueKey("shared", "demo", "v1", "t1", "group")
 WINDOW = 100
 
 
-async def write(path: str, seed: int, commits: int) -> None:
+def store_at(where: str) -> RewardStore:
+    """The store, not yet started; patient, since test machines are busy."""
+    if where.startswith("redis://"):
+        url, _, prefix = where.partition("#")
+        return RedisStore(url, prefix=prefix, options=LinkOptions(30.0, 30.0))
+    return SqliteStore(where, busy_timeout_s=60.0)
+
+
+async def write(where: str, seed: int, commits: int) -> None:
     generator = random.Random(seed)
-    store = SqliteStore(path, busy_timeout_s=60.0)
+    store = store_at(where)
     await store.start()
     for _ in range(commits):
         scores = [generator.gauss(seed, 1.0) for _ in range(generator.randint(1, 8))]

@@ -1,113 +1,27 @@
-"""What only a file can suffer: several processes, kills, locks, damage, foreign content."""
+"""What only a file can suffer: locks, damage, foreign content."""
 
 from __future__ import annotations
 
 import asyncio
-import json
 import os
-import random
 import sqlite3
 import struct
-import subprocess
-import sys
-import time
 import zlib
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from service.errors import StartupError, StoreUnavailable
-from service.normalization import window_stats
 from service.stores.base import IdempotencyRecord, Queue, QueueKey
 from service.stores.sqlite import SCHEMA_VERSION, SqliteStore
-from tests.support.properties import examples
 from tests.support.store_writer import KEY, WINDOW
-
-Line = dict[str, Any]
-
-
-def writer(root: Path, path: Path, seed: int, commits: int) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "tests.support.store_writer", str(path), str(seed), str(commits)]
-    return subprocess.Popen(command, cwd=root, stdout=subprocess.PIPE, text=True)
-
-
-def acknowledged(output: str) -> list[Line]:
-    """The complete lines that report a reply; a killed process may have cut its last line."""
-    lines = [json.loads(line) for line in output.splitlines(keepends=True) if line.endswith("\n")]
-    return [line for line in lines if "seq" in line]
-
-
-def replay(lines: list[Line]) -> list[float]:
-    """All scores in seq order, once seq has no gap and no double and every statistic is that of its window."""
-    history: list[float] = []
-    for line in sorted(lines, key=lambda line: line["seq"]):
-        assert line["seq"] == [len(history) + 1, len(history) + len(line["scores"])]
-        history += line["scores"]
-        stats = window_stats(history[-WINDOW:])
-        assert line["stats"] == [stats.count, stats.mean, stats.std]
-    return history
 
 
 async def open_store(path: Path, busy_timeout_s: float = 5.0) -> SqliteStore:
     store = SqliteStore(path, busy_timeout_s=busy_timeout_s)
     await store.start()
     return store
-
-
-@pytest.mark.slow
-def test_four_processes_lose_and_double_nothing(root: Path, tmp_path: Path) -> None:
-    """4 processes x 200 commits, started together on no file at all (more with the property scale)."""
-    commits = max(200, examples(5_000))
-    path = tmp_path / "rewards.sqlite"
-    writers = [writer(root, path, seed, commits) for seed in range(4)]
-    outputs = [process.communicate(timeout=110)[0] for process in writers]
-    assert [process.returncode for process in writers] == [0] * 4
-    lines = [line for output in outputs for line in acknowledged(output)]
-    assert len(lines) == 4 * commits
-    assert len({line["epoch"] for line in lines}) == 1
-    history = replay(lines)
-    assert asyncio.run(recovered(path)) == (len(history), tuple(history[-WINDOW:]))
-
-
-@pytest.mark.slow
-def test_a_killed_writer_leaves_whole_commits(root: Path, tmp_path: Path) -> None:
-    """kill -9 at random moments: everything acknowledged is there, nothing unsent, no half batch."""
-    path, generator = tmp_path / "rewards.sqlite", random.Random(1)
-    acked: list[Line] = []
-    for kill in range(examples(200)):
-        process = writer(root, path, kill, 1_000_000)
-        assert process.stdout is not None
-        first = process.stdout.readline()  # it is connected and sends its first batch
-        time.sleep(generator.uniform(0.0, 0.2))
-        process.kill()
-        output = first + process.communicate()[0]
-        acked += acknowledged(output)
-        seq_last, scores = asyncio.run(recovered(path))
-        count = sum(len(line["scores"]) for line in acked)
-        if seq_last != count:  # the one commit whose reply the kill kept from being printed
-            unanswered = last_sent(output)
-            assert seq_last == count + len(unanswered)
-            stats = window_stats(scores)
-            line = {"seq": [count + 1, seq_last], "stats": [stats.count, stats.mean, stats.std]}
-            acked.append(line | {"scores": unanswered})
-        assert scores == tuple(replay(acked)[-WINDOW:])
-    assert len(acked) > 20
-
-
-async def recovered(path: Path) -> tuple[int, tuple[float, ...]]:
-    """``seq_last`` and scores of the shared queue, from a store opened anew that also takes writes."""
-    store = await open_store(path)
-    queue = await store.get(KEY)
-    await store.ping()
-    await store.close()
-    return (0, ()) if queue is None else (queue.seq_last, queue.scores)
-
-
-def last_sent(output: str) -> list[float]:
-    lines = [json.loads(line) for line in output.splitlines(keepends=True) if line.endswith("\n")]
-    return [line["sending"] for line in lines if "sending" in line][-1]
 
 
 async def test_a_lock_held_elsewhere_is_unavailable_then_over(tmp_path: Path) -> None:
