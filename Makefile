@@ -9,6 +9,7 @@ MODEL ?=
 FAMILY ?=
 PORT ?= 8000
 TESTS ?=
+PART ?=
 
 # The GPU build of vLLM is the same Python module as the CPU build: each device has its own environment.
 VENV := $(if $(filter cpu,$(DEVICE)),.venv,.venv-$(DEVICE))
@@ -59,6 +60,10 @@ test-fast: $(RUNTIME) $(TOOLS) ## the fake-engine suite: no real engine, under a
 .PHONY: bench
 bench: $(RUNTIME) $(TOOLS) ## judged comparisons a second against vLLM offline, its OpenAI server and transformers, as ratios
 	$(PY) -m benchmarks
+
+.PHONY: soak
+soak: $(RUNTIME) $(TOOLS) ## every property at its full count, in parts of at most half an hour that are run once a commit (PART=Q7 for one)
+	$(PY) -m benchmarks soak --strict --write-docs $(if $(PART),--part '$(PART)')
 
 .PHONY: clean
 clean: ## remove environments, caches and build outputs

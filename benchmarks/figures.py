@@ -16,7 +16,7 @@ from rich.table import Table
 from benchmarks.machine import describe_machine
 
 DOCS = Path(__file__).parents[1] / "docs" / "measurements.md"
-_INTRODUCTION = (
+INTRODUCTION = (
     "# Measurements\n\n"
     "Written by `python -m benchmarks NAME --write-docs`, oldest first. Rates belong to the machine named; ratios\n"
     "carry further.\n"
@@ -50,7 +50,7 @@ class Report:
     headers: Sequence[str]
     rows: Sequence[Sequence[str]]
     bars: Sequence[Bar]
-    raw: Mapping[str, Any]
+    raw: Mapping[str, Any] | Sequence[Any]
     notes: Sequence[str] = field(default_factory=tuple)
 
     @property
@@ -89,10 +89,10 @@ class Report:
         ]
         return "\n".join(lines) + "\n"
 
-    def append_to(self, page: Path) -> None:
+    def append_to(self, page: Path, introduction: str = INTRODUCTION) -> None:
         """Add this measurement at the end of a page, which is begun if it does not exist."""
         page.parent.mkdir(exist_ok=True)
-        before = page.read_text() if page.exists() else _INTRODUCTION
+        before = page.read_text() if page.exists() else introduction
         page.write_text(f"{before}\n{self.markdown()}")
 
 

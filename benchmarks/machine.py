@@ -59,7 +59,7 @@ def _commit() -> str:
     """Short hash of the checkout, marked when measured code differs from it."""
     try:
         commit = _git("rev-parse", "--short=10", "HEAD")
-        changed = _git("status", "--porcelain", "--", "service", "benchmarks", "training", "requirements")
+        changed = _git("status", "--porcelain", "--", "service", "benchmarks", "tests", "training", "requirements")
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
     return f"{commit} with changes" if changed else commit
