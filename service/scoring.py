@@ -30,7 +30,8 @@ from service.judgment import (
     response_flags,
     scalar_request,
 )
-from service.ranking.plans import PLANS, Goal, Method, Pair, RankTask
+from service.ranking.board import Goal, Pair, RankTask
+from service.ranking.plans import PLANS, Method
 from service.score_health import Sample, pair_samples, single_sample
 from service.streaming import RationaleText, stream_judgment
 from service.types import (
@@ -193,12 +194,15 @@ class Scorer:
         self,
         judge: Judge,
         groups: Sequence[tuple[Prompt, tuple[Response, ...]]],
-        method: Literal["all_pairs", "pivot"] | None = None,
+        method: Literal["all_pairs", "pivot", "swiss"] | None = None,
         *,
         salt: str | None = None,
         trace: Trace,
     ) -> list[tuple[Score, ...] | ServiceError]:
-        """Score each response by its mean win probability over its group; a failed comparison fails the group."""
+        """Score each response by its mean win probability over its group; a failed comparison fails the group.
+
+        With swiss, pairs that were not judged count as the Bradley-Terry fit of the judged ones predicts them.
+        """
         options = RankOptions(method or "all_pairs", strengths=False)
         jobs = [self._score_group(judge, prompt, responses, options, salt, trace) for prompt, responses in groups]
         return [_isolated(outcome) for outcome in await asyncio.gather(*jobs, return_exceptions=True)]

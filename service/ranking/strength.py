@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from operator import mul
 
 PRIOR_PRECISION = 1e-3
 """1 / variance of a strength before anything was judged, in nats**-2: a standard deviation of 32 nats."""
@@ -24,28 +25,42 @@ _TOLERANCE = 1e-10
 WinMatrix = Sequence[Sequence[float | None]]
 """``[i][j]`` is P(i better than j), None where not judged; ``[j][i]`` must be its complement."""
 
-_Pairs = list[tuple[int, int, float]]
+JudgedPairs = list[tuple[int, int, float]]
+"""(i, j, P(i better than j)) of the judged pairs, i < j."""
 
 
 def bradley_terry(wins: WinMatrix) -> tuple[list[float], list[float]]:
     """Log-strengths (nats, mean 0) and their standard errors, one for each of the n rows of `wins`.
 
-    Newton's method with step halving on a strictly concave objective, O(n**3) a step; about ten steps are usual.
     Standard errors come from the inverse of the observed information with the prior, on the subspace of mean 0 (only
     differences of strengths are observed). They treat each judged pair as one independent observation.
     """
+    pairs = judged_pairs(wins)
+    strengths = fit_strengths(len(wins), pairs)
+    return strengths, _standard_errors(cholesky(information(strengths, pairs)))
+
+
+def judged_pairs(wins: WinMatrix) -> JudgedPairs:
     n = len(wins)
-    pairs = [(i, j, p) for i in range(n) for j in range(i + 1, n) if (p := wins[i][j]) is not None]
-    strengths = [0.0] * n
+    return [(i, j, p) for i in range(n) for j in range(i + 1, n) if (p := wins[i][j]) is not None]
+
+
+def fit_strengths(n: int, pairs: JudgedPairs, start: Sequence[float] | None = None) -> list[float]:
+    """The log-strengths of n responses (nats, mean 0) that explain the judged pairs best.
+
+    Newton's method with step halving on a strictly concave objective, O(n**3) a step; about ten steps are usual, fewer
+    from a good ``start`` (of mean 0), which changes the result by rounding only.
+    """
+    strengths = [0.0] * n if start is None else list(start)
     value = _objective(strengths, pairs)
     for _ in range(_MAX_STEPS):
-        step = _solve(_cholesky(_information(strengths, pairs)), _gradient(strengths, pairs))
+        step = _solve(cholesky(information(strengths, pairs)), _gradient(strengths, pairs))
         reached, value = _advance(strengths, step, value, pairs)
         moved = max(abs(a - b) for a, b in zip(reached, strengths, strict=True))
         strengths = reached
         if moved < _TOLERANCE:
             break
-    return strengths, _standard_errors(_cholesky(_information(strengths, pairs)))
+    return strengths
 
 
 def win_probability(difference: float) -> float:
@@ -55,7 +70,7 @@ def win_probability(difference: float) -> float:
     return 1.0 - 1.0 / (1.0 + math.exp(difference))
 
 
-def _advance(at: list[float], step: list[float], value: float, pairs: _Pairs) -> tuple[list[float], float]:
+def _advance(at: list[float], step: list[float], value: float, pairs: JudgedPairs) -> tuple[list[float], float]:
     """The point after the longest of the steps 1, 1/2, 1/4 .. that does not lose; none found means converged."""
     for halvings in range(40):
         candidate = [s + d / 2**halvings for s, d in zip(at, step, strict=True)]
@@ -65,7 +80,7 @@ def _advance(at: list[float], step: list[float], value: float, pairs: _Pairs) ->
     return at, value
 
 
-def _objective(strengths: list[float], pairs: _Pairs) -> float:
+def _objective(strengths: list[float], pairs: JudgedPairs) -> float:
     fit = math.fsum(
         -p * _log1p_exp(strengths[j] - strengths[i]) - (1.0 - p) * _log1p_exp(strengths[i] - strengths[j])
         for i, j, p in pairs
@@ -78,7 +93,7 @@ def _log1p_exp(x: float) -> float:
     return max(x, 0.0) + math.log1p(math.exp(-abs(x)))
 
 
-def _gradient(strengths: list[float], pairs: _Pairs) -> list[float]:
+def _gradient(strengths: list[float], pairs: JudgedPairs) -> list[float]:
     gradient = [-PRIOR_PRECISION * s for s in strengths]
     for i, j, p in pairs:
         surprise = p - win_probability(strengths[i] - strengths[j])
@@ -87,7 +102,7 @@ def _gradient(strengths: list[float], pairs: _Pairs) -> list[float]:
     return gradient
 
 
-def _information(strengths: list[float], pairs: _Pairs) -> list[list[float]]:
+def information(strengths: list[float], pairs: JudgedPairs) -> list[list[float]]:
     """Negative Hessian [n, n] with the prior, where the common level of all strengths has information 1.
 
     No pair observes that level, and the prior would leave it a huge variance. The level is an eigenvector of its own,
@@ -108,20 +123,21 @@ def _information(strengths: list[float], pairs: _Pairs) -> list[list[float]]:
     return information
 
 
-def _cholesky(matrix: list[list[float]]) -> list[list[float]]:
+def cholesky(matrix: list[list[float]]) -> list[list[float]]:
     """Lower-triangular L with L L' = matrix (symmetric positive definite, [n, n])."""
     lower: list[list[float]] = []
     for i, row in enumerate(matrix):
         built: list[float] = []
-        for j in range(i):
-            built.append((row[j] - _dot(built, lower[j][:j])) / lower[j][j])
+        for j, above in enumerate(lower):
+            built.append((row[j] - _dot(built, above)) / above[j])
         built.append(math.sqrt(row[i] - _dot(built, built)))
         lower.append(built)
     return lower
 
 
 def _dot(left: list[float], right: list[float]) -> float:
-    return sum(a * b for a, b in zip(left, right, strict=False))
+    """Over the shorter of the two. The inner loop: `map` is four times as fast as a generator."""
+    return sum(map(mul, left, right))
 
 
 def _solve(lower: list[list[float]], right: list[float]) -> list[float]:
@@ -136,7 +152,7 @@ def _solve(lower: list[list[float]], right: list[float]) -> list[float]:
 
 
 def _standard_errors(lower: list[list[float]]) -> list[float]:
-    """Square roots of the diagonal of (L L')**-1, less the 1/n that `_information` put there."""
+    """Square roots of the diagonal of (L L')**-1, less the 1/n that `information` put there."""
     n = len(lower)
     errors = []
     for i in range(n):
@@ -147,3 +163,19 @@ def _standard_errors(lower: list[list[float]]) -> list[float]:
             column.append((unit - _dot(column, lower[row][i:row])) / lower[row][row])
         errors.append(math.sqrt(max(_dot(column, column) - 1.0 / n, 0.0)))
     return errors
+
+
+def inverse(lower: list[list[float]]) -> list[list[float]]:
+    """(L L')**-1 in full, [n, n]."""
+    n = len(lower)
+    columns: list[list[float]] = []  # of L**-1, each from its diagonal entry down
+    for i in range(n):
+        column = [1.0 / lower[i][i]]
+        for row in range(i + 1, n):
+            column.append(-_dot(column, lower[row][i:row]) / lower[row][row])
+        columns.append(column)
+    full = [[0.0] * n for _ in range(n)]
+    for i in range(n):
+        for j in range(i, n):
+            full[i][j] = full[j][i] = _dot(columns[i][j - i :], columns[j])
+    return full

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import math
-
 from fastapi import APIRouter
 
-from service.ranking.plans import AUTO_ALL_PAIRS_MAX
+from service.ranking.plans import most_pairs
 from service.routes.base import DOCUMENTED, TheCall, TheGate, TheService, guarded
 from service.schemas.replies import RankReply, rank_reply
 from service.schemas.requests import RankRequest, to_prompt
@@ -20,7 +18,7 @@ router = APIRouter(route_class=guarded("score"), dependencies=DOCUMENTED, tags=[
 async def rank(body: RankRequest, service: TheService, gate: TheGate, call: TheCall) -> RankReply:
     """Rank up to 64 responses, best first."""
     judge = service.scorer.judge(body.judge)
-    options = RankOptions(body.method, body.goal, body.top_k, max_comparisons=body.max_comparisons)
+    options = RankOptions(body.method, body.goal, body.top_k, body.confidence, body.max_comparisons)
     responses = [Response(text) for text in body.responses]
     with call.judging(gate, judge, 2 * _most_pairs(body)):
         ranking, usage = await service.scorer.rank(
@@ -32,10 +30,5 @@ async def rank(body: RankRequest, service: TheService, gate: TheGate, call: TheC
 
 def _most_pairs(body: RankRequest) -> int:
     """An upper bound on the pairs the plan asks for, which is what admission counts."""
-    n = len(body.responses)
-    every = n * (n - 1) // 2
-    if body.method == "all_pairs" or (body.method == "auto" and n <= AUTO_ALL_PAIRS_MAX):
-        most = every
-    else:
-        most = min(every, 2 * n + (body.top_k or 1) * math.ceil(math.log2(n)) if n > 1 else 0)
+    most = most_pairs(body.method, len(body.responses), body.top_k or 1)
     return most if body.max_comparisons is None else min(most, body.max_comparisons)

@@ -11,6 +11,7 @@ from fastapi import APIRouter, Header, Request, Response
 from service.context import Call, Gate, Service
 from service.errors import InvalidInput, ServiceError
 from service.judge import Judge
+from service.ranking.plans import most_pairs
 from service.rewards import Keyed, Normalization, Rewarded, rewarded
 from service.routes.base import DOCUMENTED, TheCall, TheGate, TheService, guarded
 from service.schemas.replies import (
@@ -121,7 +122,7 @@ async def _score_groups(
     """One row a response; a group whose judgment failed fails all of its rows."""
     groups = [(to_prompt(group.prompt), tuple(map(Candidate, group.responses))) for group in body.groups]
     sizes = [len(group.responses) for group in body.groups]
-    prompts = sum(n * (n - 1) if body.method == "all_pairs" else 2 * (n - 1) for n in sizes)
+    prompts = 2 * sum(most_pairs(body.method, n) for n in sizes)
     with call.judging(gate, judge, prompts):
         judged = await service.scorer.score_groups(
             judge, groups, body.method, salt=call.principal.cache_salt, trace=call.trace

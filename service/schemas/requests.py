@@ -114,14 +114,15 @@ CompareRequest = Annotated[
 
 
 class RankRequest(_Request):
-    """``max_comparisons`` counts unordered pairs; each is two engine prompts."""
+    """``max_comparisons`` counts unordered pairs; each is two engine prompts. ``confidence`` is for ``adaptive``."""
 
     judge: JudgeName | None = None
     prompt: PromptIn
     responses: list[Text] = Field(min_length=1, max_length=MAX_GROUP)
-    method: Literal["auto", "all_pairs", "pivot", "knockout", "linear"] = "auto"
+    method: Literal["auto", "all_pairs", "pivot", "swiss", "knockout", "linear", "adaptive"] = "auto"
     goal: Literal["order", "best", "top_k"] = "order"
     top_k: int | None = Field(None, ge=1, le=MAX_GROUP)
+    confidence: float = Field(0.95, gt=0.5, lt=1)
     max_comparisons: int | None = Field(None, ge=1)
 
 
@@ -175,11 +176,12 @@ class ScoreItems(_Request):
 
 
 class ScoreGroups(_Request):
-    """Group mode. ``method`` pivot compares every response with the group's first one only: n - 1 pairs, not all."""
+    """Group mode. ``method`` pivot compares every response with the group's first one only: n - 1 pairs, not all;
+    swiss pairs responses of equal standing in about log2(n) + 1 rounds."""
 
     judge: JudgeName | None = None
     groups: list[ScoreGroup] = Field(min_length=1, max_length=MAX_GROUPS)
-    method: Literal["all_pairs", "pivot"] = "all_pairs"
+    method: Literal["all_pairs", "pivot", "swiss"] = "all_pairs"
     normalize: Normalize | None = None
 
 

@@ -13,7 +13,7 @@ def body(n: int, **more: object) -> dict[str, object]:
     return {"prompt": PROMPT, "responses": [f"answer number {i}" for i in range(n)], **more}
 
 
-@pytest.mark.parametrize("method", ["auto", "all_pairs", "pivot", "knockout", "linear"])
+@pytest.mark.parametrize("method", ["auto", "all_pairs", "pivot", "swiss", "knockout", "linear", "adaptive"])
 @pytest.mark.parametrize("goal", [{"goal": "order"}, {"goal": "best"}, {"goal": "top_k", "top_k": 2}])
 @pytest.mark.parametrize("n", [2, 5, 12])
 async def test_every_plan_ranks_everyone(api: Api, method: str, goal: dict[str, object], n: int) -> None:
@@ -28,7 +28,7 @@ async def test_every_plan_ranks_everyone(api: Api, method: str, goal: dict[str, 
     assert api.engine.calls == 2 * result["comparisons"]
 
 
-@pytest.mark.parametrize("method", ["auto", "all_pairs", "pivot", "knockout", "linear"])
+@pytest.mark.parametrize("method", ["auto", "all_pairs", "pivot", "swiss", "knockout", "linear", "adaptive"])
 @pytest.mark.parametrize("goal", [{"goal": "order"}, {"goal": "best"}, {"goal": "top_k", "top_k": 5}])
 @pytest.mark.parametrize("n", [1, 2, 3, 9, 20])
 async def test_admission_counts_at_least_what_a_plan_asks(
@@ -82,6 +82,18 @@ async def test_a_budget_stops_the_plan(api: Api) -> None:
     assert (result["comparisons"], result["stopped"]) == (4, "budget")
 
 
+async def test_adaptive_says_how_sure_it_is(api: Api) -> None:
+    result = (await api.post("/rank", body(16, method="adaptive", goal="best", confidence=0.9))).json()
+    assert result["comparisons"] < 120
+    assert result["stopped"] == "decided"
+    assert all(row["strength"] is not None and row["stderr"] > 0 for row in result["results"])
+
+
+async def test_adaptive_keeps_its_budget(api: Api) -> None:
+    result = (await api.post("/rank", body(16, method="adaptive", max_comparisons=20))).json()
+    assert (result["comparisons"], result["stopped"]) == (20, "budget")
+
+
 async def test_a_failed_comparison_fails_the_ranking(api: Api) -> None:
     api.engine.options = options(fault="nan")
     reply = await api.post("/rank", body(3))
@@ -94,7 +106,10 @@ async def test_a_failed_comparison_fails_the_ranking(api: Api) -> None:
         {"goal": "top_k"},
         {"top_k": 2},
         {"goal": "top_k", "top_k": 4},
-        {"method": "adaptive"},
+        {"method": "comparator_sort"},
+        {"confidence": 1.0},
+        {"confidence": 0.5},
+        {"confidence": "0.9"},
         {"responses": []},
         {"responses": ["x"] * 65},
         {"responses": ["x", " "]},

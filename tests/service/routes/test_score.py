@@ -63,6 +63,14 @@ async def test_rows_are_flat_and_in_request_order(api: Api) -> None:
     assert places == [*(("g0", 0, i) for i in range(3)), *(("g1", 1, i) for i in range(3)), (None, 2, 0), (None, 2, 1)]
 
 
+async def test_swiss_asks_n_log_n_pairs(api: Api) -> None:
+    reply = (await api.post("/score", {"groups": groups(1, 16), "method": "swiss"})).json()
+    assert reply["usage"]["comparisons"] <= 40
+    assert len(reply["results"]) == 16
+    assert all(row["status"] == "ok" for row in reply["results"])
+    assert sum(row["score"] for row in reply["results"]) / 16 == pytest.approx(0.5, abs=1e-12)
+
+
 async def test_pivot_asks_n_minus_one_pairs(api: Api) -> None:
     reply = (await api.post("/score", {"groups": groups(1, 8), "method": "pivot"})).json()
     assert reply["usage"]["comparisons"] == 7
