@@ -2,8 +2,8 @@
 
 Right answers in several styles, near misses (a neighbour of the right answer), wronger ones (further from it), and
 answers of another kind (a word where a number was asked for), four of each. Style is drawn alike for every grade, so
-that it says nothing. Responses of one grade are equally good. Seeded; content is not restricted to the held-out part, for
-what is measured with these is the ranking plan, not the judge.
+that it says nothing. Responses of one grade are equally good. Seeded; content is not restricted to the held-out part,
+for what is measured with these is the ranking plan, not the judge.
 """
 
 from __future__ import annotations
@@ -92,11 +92,9 @@ def _sorting(random: Random) -> Answers:
     for turned in permutations(range(3)):
         inversions = sum(turned[i] > turned[j] for i in range(3) for j in range(i + 1, 3))
         by_inversions[inversions].append(", ".join(ordered[i] for i in turned))
-    right, near, *wronger = by_inversions
+    right, near, two, three = by_inversions
     other = [str(n) for n in random.sample(range(20, 60), PER_GRADE)]
-    return Answers(
-        f"Sort these words alphabetically: {', '.join(items)}", (right, near, [*wronger[0], *wronger[1]], other)
-    )
+    return Answers(f"Sort these words alphabetically: {', '.join(items)}", (right, near, two + three, other))
 
 
 def _extreme(random: Random) -> Answers:

@@ -199,10 +199,7 @@ class Scorer:
         salt: str | None = None,
         trace: Trace,
     ) -> list[tuple[Score, ...] | ServiceError]:
-        """Score each response by its mean win probability over its group; a failed comparison fails the group.
-
-        With swiss, pairs that were not judged count as the Bradley-Terry fit of the judged ones predicts them.
-        """
+        """Score each response by its mean win probability over its group; a failed comparison fails the group."""
         options = RankOptions(method or "all_pairs", strengths=False)
         jobs = [self._score_group(judge, prompt, responses, options, salt, trace) for prompt, responses in groups]
         return [_isolated(outcome) for outcome in await asyncio.gather(*jobs, return_exceptions=True)]

@@ -2,13 +2,14 @@
 
 After an opening of duels it alternates between a belief (`service.ranking.belief`) and a batch of pairs. *Decided*
 means: the chance that judging all the other pairs would change the answer by more than `INDIFFERENCE` is at most 1 -
-``confidence``. The yardstick is what ``all_pairs`` would say, because a judge that is asked the same pair again answers
-the same: where it contradicts itself or sees no difference, more questions do not help and the plan stops.
+``confidence``. The yardstick is what ``all_pairs`` would say, because a judge that is asked the same pair again
+answers the same: where it contradicts itself or sees no difference, more questions do not help and the plan stops.
 
-A pair's value is the information expected from it (`Belief.gain`) times the doubt about both of its responses: questions
-go to the top and its challengers, as in top-two rules (Russo 2020, https://doi.org/10.1287/opre.2019.1911), by information
-gain, as in Crowd-BT (Chen et al. 2013, https://doi.org/10.1145/2433396.2433420). The zone of indifference is Bechhofer's
-(1954, https://doi.org/10.1214/aoms/1177728845). Nothing is random: equal answers give equal questions.
+A pair's value is the information expected from it (`Belief.gain`) times the doubt about both of its responses:
+questions go to the top and its challengers, as in top-two rules (Russo 2020, https://doi.org/10.1287/opre.2019.1911),
+by information gain, as in Crowd-BT (Chen et al. 2013, https://doi.org/10.1145/2433396.2433420). The zone of
+indifference is Bechhofer's (1954, https://doi.org/10.1214/aoms/1177728845). Nothing is random: equal answers give
+equal questions.
 """
 
 from __future__ import annotations

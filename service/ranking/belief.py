@@ -1,17 +1,17 @@
 """What judged pairs say about strengths, and how sure that is when the answers are probabilities.
 
-Bradley-Terry strengths are fitted as everywhere here (`service.ranking.strength`): a fractional response under a logit
-link, whose estimating equations need no more than a right mean (Papke and Wooldridge 1996, Journal of Applied
-Econometrics 11, 619). Its usual standard errors take each answer for one coin flip. A judge's answer is far better than
-that: p = 0.98 is not one win, it is log-odds of 3.9 up to the judge's own noise. So the noise is a second parameter: an
-answer's log-odds scatter around the difference of strengths with variance ``noise`` (nats**2), which is Wedderburn's
-variance function (p (1 - p))**2 for fractions (1974, https://doi.org/10.1093/biomet/61.3.439). Errors follow from it by the
-sandwich A K A (Huber 1967; White 1982, https://doi.org/10.2307/1912526): A the inverse information of the fit, K the
-weighted Laplacian of the pairs with noise * (p (1 - p))**2.
+Bradley-Terry strengths are fitted as everywhere here (`service.ranking.strength`): a fractional response under a
+logit link, whose estimating equations need no more than a right mean (Papke and Wooldridge 1996, Journal of Applied
+Econometrics 11, 619). Its usual standard errors take each answer for one coin flip. A judge's answer is far better
+than that: p = 0.98 is not one win, it is log-odds of 3.9 up to the judge's own noise. So the noise is a second
+parameter: an answer's log-odds scatter around the difference of strengths with variance ``noise`` (nats**2), which is
+Wedderburn's variance function (p (1 - p))**2 for fractions (1974, https://doi.org/10.1093/biomet/61.3.439). Errors
+follow from it by the sandwich A K A (Huber 1967; White 1982, https://doi.org/10.2307/1912526): A the inverse
+information of the fit, K the weighted Laplacian of the pairs with noise * (p (1 - p))**2.
 
-``noise`` is estimated from what the fit leaves unexplained - cycles, saturation, style - in every pair judged so far: the
-symmetrised Kullback-Leibler divergence between answer and fit, which is residual**2 / 4 for close pairs and does not
-explode for lopsided ones. Few pairs say little about it, so it starts as `PRIOR_NOISE` with the weight of
+``noise`` is estimated from what the fit leaves unexplained - cycles, saturation, style - in every pair judged so far:
+the symmetrised Kullback-Leibler divergence between answer and fit, which is residual**2 / 4 for close pairs and does
+not explode for lopsided ones. Few pairs say little about it, so it starts as `PRIOR_NOISE` with the weight of
 `PRIOR_PAIRS` even pairs.
 """
 
@@ -20,13 +20,14 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from operator import mul, sub
+from operator import sub
 
 from service.ranking.strength import (
     PRIOR_PRECISION,
     JudgedPairs,
     WinMatrix,
     cholesky,
+    dot,
     fit_strengths,
     information,
     inverse,
@@ -67,7 +68,7 @@ class Belief:
         return [math.sqrt(self._variance([a - 1.0 / n for a in row])) for row in self.now]
 
     def _variance(self, moved: list[float]) -> float:
-        return self.noise * _form(self.judged, moved) + PRIOR_PRECISION**2 * SPREAD * sum(map(mul, moved, moved))
+        return self.noise * _form(self.judged, moved) + PRIOR_PRECISION**2 * SPREAD * dot(moved, moved)
 
     def still_to_move(self, i: int, j: int) -> float:
         """Standard deviation, nats, of how strength i - j would change if every pair were judged.
@@ -129,7 +130,7 @@ def _squared(strengths: Sequence[float], pairs: JudgedPairs) -> Matrix:
 
 
 def _form(matrix: Matrix, x: Sequence[float]) -> float:
-    return sum(value * sum(map(mul, row, x)) for value, row in zip(x, matrix, strict=True))
+    return dot(x, [dot(row, x) for row in matrix])
 
 
 def _log_odds(p: float) -> float:

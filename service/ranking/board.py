@@ -102,7 +102,8 @@ class Board:
         n = self.task.n
         rest = sorted(set(range(n)) - set(placed), key=lambda i: (-scores[i], i))
         ranks = {index: rank for rank, index in enumerate([*placed, *rest])}
-        columns = zip(range(n), scores, strengths or [None] * n, errors or [None] * n, strict=True)
+        unknown: list[float | None] = [None] * n
+        columns = zip(range(n), scores, strengths or unknown, errors or unknown, strict=True)
         results = tuple(RankedResponse(i, ranks[i], score, strength, error) for i, score, strength, error in columns)
         matrix = tuple(map(tuple, self.wins))
         return Ranking(results, self.comparisons, "budget" if self.over_budget else stopped, None, matrix)
