@@ -201,10 +201,10 @@ def mass(values: Sequence[float]) -> Mass:
 
 
 def flagged(rows: Sequence[Sequence[str]]) -> Flagged:
-    """Share of rows with a flag, in all and by code."""
+    """Share of rows with a flag, in all and by code. A row holds each of its codes once."""
     if not rows:
         return Flagged(None, {})
-    counts = Counter(code for row in rows if row for code in set(row))
+    counts = Counter(code for row in rows for code in row)
     return Flagged(
         sum(1 for row in rows if row) / len(rows), {code: counts[code] / len(rows) for code in sorted(counts)}
     )

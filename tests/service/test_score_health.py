@@ -13,7 +13,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from service.score_health import (
-    MIN_DRIFT_COUNT,
     Drift,
     Flagged,
     Mass,
@@ -32,6 +31,7 @@ from service.score_health import (
     mass,
     mean,
     pair_sample,
+    pair_samples,
     psi,
     single_sample,
     wilson,
@@ -74,10 +74,18 @@ def test_without_labels_there_is_no_order_to_be_biased_by() -> None:
 
 
 def test_huge_raw_scores_stay_finite() -> None:
-    samples = [single_sample("x" * n, (-1) ** n * 1e300) for n in range(1, 9)]
-    slope = length_slope(samples)
-    assert slope.value is not None
-    assert math.isfinite(slope.value)
+    singles = [single_sample("x" * n, (-1) ** n * 1e300) for n in range(1, 9)]
+    verdicts = [Verdict(1.0, (-1) ** n * 1e300, 1.0, 0.0, True, None) for n in range(8)]
+    for samples in (singles, pair_samples([pair("x" * n, "") for n in range(1, 9)], verdicts)):
+        slope = length_slope(samples)
+        assert slope.value is not None and slope.stderr is not None
+        assert math.isfinite(slope.value) and math.isfinite(slope.stderr)
+
+
+def test_only_verdicts_leave_samples() -> None:
+    verdict = Verdict(0.6, 0.4, 0.6, 0.4, True, 0.9)
+    pairs = [pair("a", "b"), pair("c", "d"), pair("e", "e")]
+    assert pair_samples(pairs, [ValueError(), verdict, verdict]) == [pair_sample(pairs[1], verdict)]
 
 
 @pytest.mark.parametrize(("p", "nats"), [(0.5, 0.0), (0.75, math.log(3)), (1.0, 36.7), (0.0, -36.8)])
@@ -244,10 +252,11 @@ def test_drift_does_not_depend_on_scale_or_order(one: list[int], other: list[int
 
 
 def test_small_windows_are_not_compared() -> None:
-    enough = [float(i) for i in range(MIN_DRIFT_COUNT)]
-    assert drift(enough[1:], enough) == Drift(reference_count=MIN_DRIFT_COUNT - 1)
+    enough = [float(i) for i in range(20)]
+    assert drift(enough[1:], enough) == Drift(reference_count=19)
+    assert drift(enough, enough[1:]) == Drift(reference_count=20)
     assert drift([], enough) == Drift(reference_count=0)
-    assert drift(enough, enough) == Drift(0.0, 0.0, 1.0, MIN_DRIFT_COUNT)
+    assert drift(enough, enough) == Drift(0.0, 0.0, 1.0, 20)
 
 
 @pytest.mark.parametrize(
