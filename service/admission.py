@@ -51,6 +51,7 @@ class Admission:
         self._finished: deque[tuple[float, int]] = deque()
         self._running: set[_Running] = set()
         self._draining = False
+        self._on_drain: list[Callable[[], None]] = []
 
     @property
     def held(self) -> int:
@@ -102,9 +103,15 @@ class Admission:
             if running is not None:
                 self._running.discard(running)
 
+    def on_drain(self, callback: Callable[[], None]) -> None:
+        """Call `callback` when draining begins: for what waits for requests that will not come any more."""
+        self._on_drain.append(callback)
+
     def drain(self, seconds: float) -> None:
         """Refuse new requests from now on; those inside have `seconds` left."""
         self._draining = True
+        for callback in self._on_drain:
+            callback()
         for running in self._running:
             running.stop(Draining("The service is shutting down; try another replica.", retry_after_s=1), seconds)
 

@@ -17,6 +17,7 @@ from starlette.responses import Response
 from service import errors
 from service.admission import Admission, ClientGone
 from service.auth import ApiKey, Authenticator
+from service.cohorts import Assembler
 from service.context import Gate, Service
 from service.engines.base import Engine
 from service.errors import BodyTooLarge, InvalidInput, InvalidJson, NotFound, ServiceError
@@ -35,6 +36,7 @@ from service.startup import (
     load_manifest,
     load_tokenizer,
     open_commit_log,
+    pick_cohorts,
     pick_engine,
     pick_store,
     plan_judges,
@@ -42,6 +44,7 @@ from service.startup import (
     share_answers,
 )
 from service.stores.base import RewardStore
+from service.stores.cohorts_base import Policy
 
 log = logging.getLogger("gram.app")
 
@@ -49,7 +52,7 @@ TITLE = "Reward scoring service"
 DESCRIPTION = """Probabilities are in [0, 1]; margins are log-odds in nats; lengths are tokens.
 
 A failed judgment is never a number: a single request answers with its status, a batch with 200 and the failed items
-marked, their numbers null. Not available yet: cohorts and stored references in /score, adaptive ranking."""
+marked, their numbers null. Not available yet: stored references in /score, adaptive ranking."""
 
 STATUS: dict[type[ServiceError], int] = {
     errors.ServiceError: 500,
@@ -75,6 +78,7 @@ STATUS: dict[type[ServiceError], int] = {
     errors.EngineDead: 503,
     errors.StoreUnavailable: 503,
     errors.DeadlineExceeded: 504,
+    errors.CohortIncomplete: 504,
     errors.StartupError: 500,
     errors.InternalError: 500,
     errors.ControlTokenViolation: 500,
@@ -141,6 +145,7 @@ async def running(gate: Gate, engine: Engine | None, store: RewardStore | None) 
         commit_log = open_commit_log(settings)
         if commit_log is not None:
             stack.callback(commit_log.close)
+        cohorts = await _cohorts(gate, stack)
         tokenizer = await load_tokenizer(settings)
         engine = engine or pick_engine(settings, plans, manifest, gate.metrics.registry)
         engine = share_answers(settings, engine, gate.metrics)
@@ -153,7 +158,19 @@ async def running(gate: Gate, engine: Engine | None, store: RewardStore | None) 
         _watch(gate, engine, watchdog)
         stack.push_async_callback(_stop, asyncio.create_task(watchdog.watch()))
         stack.push_async_callback(_stop, asyncio.create_task(_publish_health(gate, store)))
-        yield Service(settings, engine, store, scorer, RewardDesk(store, commit_log), watchdog)
+        yield Service(settings, engine, store, scorer, RewardDesk(store, commit_log), cohorts, watchdog)
+
+
+async def _cohorts(gate: Gate, stack: AsyncExitStack) -> Assembler:
+    """The assembler of groups on its started store; when the service drains it lets go of those who wait."""
+    wanted = gate.settings.cohorts
+    store = pick_cohorts(gate.settings)
+    stack.push_async_callback(store.close)
+    await store.start()
+    assembler = Assembler(store, Policy(wanted.policy == "judge_partial", wanted.quorum), gate.metrics.record_cohort)
+    gate.admission.on_drain(assembler.drain)
+    gate.metrics.watch("gram_cohort_waiting", "Members that wait for their group.", lambda: assembler.waiting)
+    return assembler
 
 
 def error_reply(error: ServiceError, request_id: str) -> JSONResponse:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 
 from service.admission import Admission
 from service.auth import ANYBODY, Authenticator, Principal
+from service.cohorts import Assembler
 from service.engines.base import Engine
 from service.errors import ServiceError, Unavailable
 from service.health import Health
@@ -31,6 +32,7 @@ class Service:
     store: RewardStore
     scorer: Scorer
     rewards: RewardDesk
+    cohorts: Assembler
     health: Health
 
 
@@ -60,6 +62,11 @@ class Call:
     principal: Principal = ANYBODY
     trace: Trace = field(default_factory=Trace)
     seen: Observation = field(default_factory=Observation)
+
+    @property
+    def age_s(self) -> float:
+        """Seconds since the request began."""
+        return time.perf_counter() - self.started
 
     @contextmanager
     def judging(self, gate: Gate, judge: Judge, prompts: int) -> Iterator[None]:
@@ -95,7 +102,7 @@ class Call:
     def _times(self) -> tuple[float, float, float, float]:
         """Seconds in queue, tokenization and engine, and in all. Groups are judged side by side and so add up to more
         than the clock says; the stages then share the clock's time in proportion."""
-        total = time.perf_counter() - self.started
+        total = self.age_s
         stages = (self.trace.queue_s, self.trace.tokenize_s, self.trace.engine_s)
         share = min(1.0, total / sum(stages)) if sum(stages) > 0 else 1.0
         queue, tokenize, engine = (share * seconds for seconds in stages)

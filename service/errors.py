@@ -22,6 +22,7 @@ ServiceError
 |   +-- EngineDead             the engine process is gone
 |   +-- StoreUnavailable       the reward queue cannot be reached
 +-- DeadlineExceeded
+|   +-- CohortIncomplete       too few members of a group came before its deadline
 +-- StartupError               the service must not start: configuration, checkpoint, manifest, self-test
 +-- InternalError              an invariant of ours is broken
     +-- ControlTokenViolation  untrusted text would have produced a control token
@@ -137,6 +138,12 @@ class StoreUnavailable(Unavailable):
 class DeadlineExceeded(ServiceError):
     code = "deadline_exceeded"
     retryable = True
+
+
+class CohortIncomplete(DeadlineExceeded):
+    """Details: ``missing`` (the indices that never came, as text), ``size``."""
+
+    code = "cohort_incomplete"
 
 
 class StartupError(ServiceError):

@@ -85,6 +85,10 @@ class Metrics:
             ["outcome"],
             registry=r,
         )
+        self.cohorts = Counter("gram_cohorts", "Groups assembled member by member.", ["outcome"], registry=r)
+        self.cohort_seconds = Histogram(
+            "gram_cohort_assembly_seconds", "From a group's first member to its last.", registry=r, buckets=_SECONDS
+        )
         self.rejected = Counter("gram_rejected", "Requests that found no room or no time.", ["reason"], registry=r)
         self.queues = QueueGauges(r)
 
@@ -106,6 +110,11 @@ class Metrics:
             self.tokens.labels(seen.judge, kind).inc(getattr(seen.usage, f"{kind}_tokens"))
         self.comparisons.labels(seen.judge).inc(seen.usage.comparisons)
         self._record_health(seen.judge, seen)
+
+    def record_cohort(self, outcome: str, assembly_s: float) -> None:
+        """Called once for each group, when it is judged or has failed."""
+        self.cohorts.labels(outcome).inc()
+        self.cohort_seconds.observe(assembly_s)
 
     def render(self) -> bytes:
         """The exposition text."""

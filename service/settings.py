@@ -105,6 +105,18 @@ class KeySettings(_Section):
     scopes: frozenset[Scope] = frozenset({"score"})
 
 
+class CohortSettings(_Section):
+    """Groups whose members arrive one by one. After a group's deadline ``judge_partial`` judges those who came if they
+    are ``quorum`` or more, ``fail`` nobody. ``keep_s`` is how long a result answers late duplicates."""
+
+    policy: Literal["judge_partial", "fail"] = "judge_partial"
+    quorum: int = Field(2, ge=2, le=64)
+    deadline_ms: int = Field(30_000, ge=1, le=600_000)
+    keep_s: float = Field(600.0, ge=1, le=24 * 3600)
+    max_groups: int = Field(65_536, ge=1)
+    max_bytes: int = Field(256 * 1024 * 1024, ge=1024)
+
+
 class AuthSettings(_Section):
     """Without keys everybody may do everything, which is refused beyond loopback unless ``allow_unauthenticated``.
 
@@ -237,6 +249,7 @@ class Settings(BaseSettings):
     judges: tuple[JudgeSettings, ...] = ()
     server: ServerSettings = ServerSettings()
     limits: LimitSettings = LimitSettings()
+    cohorts: CohortSettings = CohortSettings()
     score_health: ScoreHealthSettings = ScoreHealthSettings()
     cache: CacheSettings = CacheSettings()
     auth: AuthSettings = AuthSettings()

@@ -26,6 +26,8 @@ from service.metrics import Metrics
 from service.scoring import Scorer, Trace
 from service.settings import FakeSettings, MemoryStoreSettings, RemoteSettings, Settings, VllmSettings
 from service.stores.base import RewardStore
+from service.stores.cohorts_base import CohortLimits, CohortStore
+from service.stores.cohorts_memory import MemoryCohorts
 from service.tokenization import ChatTokenizer
 from service.types import Comparison, JudgeVersion, Prompt, Rendered, Response, Verdict
 
@@ -192,6 +194,12 @@ def open_commit_log(settings: Settings) -> CommitLog | None:
     log = CommitLog(settings.store.commit_log)
     log.open()
     return log
+
+
+def pick_cohorts(settings: Settings) -> CohortStore:
+    """Where groups are assembled. Memory and SQLite stores serve one process, so that its memory is enough."""
+    wanted = settings.cohorts
+    return MemoryCohorts(CohortLimits(wanted.max_groups, wanted.max_bytes, wanted.keep_s))
 
 
 def _adapters(model: str, manifest: Manifest | None) -> dict[str, str]:

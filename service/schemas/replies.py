@@ -160,22 +160,6 @@ class RankReply(_Reply):
     judge_version: JudgeVersionOut
 
 
-class ScoreRow(_Reply):
-    """``score`` is the judge's; ``reward`` is what to train on. Null where the judgment failed, never a stand-in."""
-
-    id: str | None = None
-    group: int | None = None
-    index: int | None = None
-    status: Literal["ok", "failed"]
-    score: float | None = None
-    reward: float | None = None
-    margin: float | None = None
-    consistent: bool | None = None
-    clipped: bool | None = None
-    flags: list[FlagOut] = []
-    error: ItemError | None = None
-
-
 class QueueOut(_Reply):
     """The statistics that made the rewards. ``seq_first .. seq_last`` are this request's entries, null without any."""
 
@@ -188,6 +172,26 @@ class QueueOut(_Reply):
     std: float
     normalized: bool
     degenerate: bool
+
+
+class ScoreRow(_Reply):
+    """``score`` is the judge's; ``reward`` is what to train on. Null where the judgment failed, never a stand-in.
+
+    ``queue`` is set only where a request holds members of several cohorts, each with a commit of its own.
+    """
+
+    id: str | None = None
+    group: int | None = None
+    index: int | None = None
+    status: Literal["ok", "failed"]
+    score: float | None = None
+    reward: float | None = None
+    margin: float | None = None
+    consistent: bool | None = None
+    clipped: bool | None = None
+    flags: list[FlagOut] = []
+    queue: QueueOut | None = None
+    error: ItemError | None = None
 
 
 class ScoreReply(_Reply):

@@ -133,13 +133,38 @@ class RationaleRequest(_Pair):
     stream: bool = False
 
 
+class CohortIn(_Request):
+    """The group that a rollout belongs to, when each is posted by itself. The group waits for its members until the
+    earliest of their deadlines; a new ``attempt`` begins anew under the same id."""
+
+    group_id: Annotated[str, Field(min_length=1, max_length=256), AfterValidator(_valid_unicode)]
+    size: int = Field(ge=2, le=MAX_GROUP)
+    index: int = Field(ge=0, lt=MAX_GROUP)
+    attempt: int = Field(0, ge=0, lt=2**31)
+    deadline_ms: int | None = Field(None, ge=1, le=600_000)
+
+    @model_validator(mode="after")
+    def _inside(self) -> CohortIn:
+        if self.index >= self.size:
+            raise ValueError("the index lies outside the group; count its members from 0")
+        return self
+
+
 class ScoreItem(_Request):
-    """With ``reference``: P(response better than reference). Without: scalar judges only."""
+    """With ``reference``: P(response better than reference). With ``cohort``: the mean win probability over the others
+    of its group. With neither: scalar judges only."""
 
     id: ItemId | None = None
     prompt: PromptIn
     response: Text
     reference: Text | None = None
+    cohort: CohortIn | None = None
+
+    @model_validator(mode="after")
+    def _one_measure(self) -> ScoreItem:
+        if self.reference is not None and self.cohort is not None:
+            raise ValueError("an item has a reference or a cohort, not both")
+        return self
 
 
 class ScoreGroup(_Request):
@@ -162,7 +187,7 @@ class Normalize(_Request):
 
 
 class ScoreItems(_Request):
-    """Reference mode (every item has a reference) or single mode (none has one)."""
+    """Reference mode (every item has a reference), cohort mode (every item has a cohort) or single mode (neither)."""
 
     judge: JudgeName | None = None
     items: list[ScoreItem] = Field(min_length=1, max_length=MAX_ITEMS)
@@ -172,6 +197,8 @@ class ScoreItems(_Request):
     def _one_mode(self) -> ScoreItems:
         if 0 < sum(item.reference is None for item in self.items) < len(self.items):
             raise ValueError("either every item has a reference or none has one")
+        if 0 < sum(item.cohort is None for item in self.items) < len(self.items):
+            raise ValueError("either every item has a cohort or none has one")
         return self
 
 
