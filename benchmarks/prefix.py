@@ -145,8 +145,8 @@ def _notes(layout: Layout, measured: dict[str, Measured]) -> list[str]:
         f"them the question), responses of {RESPONSE}, {layout.between} between them, {layout.tail} after the second.",
     ]
     notes.append(
-        f"To share every prefix in any order, a cache would have to hold {BEFORE + RESPONSES * RESPONSE} tokens a group "
-        "(question and all first responses) beside the prompts being computed."
+        f"To share every prefix in any order, a cache would have to hold {BEFORE + RESPONSES * RESPONSE} tokens a "
+        "group (question and all first responses) beside the prompts being computed."
     )
     notes += [
         f"The {name} cache holds {one.cache_tokens} tokens; prompts preempted: {one.preemptions}."
