@@ -183,7 +183,7 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument("--model", help="checkpoint directory or hub id (default: the demo judge)")
         command.add_argument("--device", choices=["auto", "cpu", "cuda"])
         command.add_argument("--family", help="what the model is, if it carries no judge.json: gram, gram_r2, ..")
-        command.add_argument("--store", choices=["sqlite", "memory"])
+        command.add_argument("--store", choices=["sqlite", "memory", "redis"], help="redis: its address is store.url")
     commands.add_parser("openapi", help="print the API description").set_defaults(run=_openapi)
     again = commands.add_parser("replay", help="derive every statistic of commit logs again, bit for bit")
     again.set_defaults(run=_replay)

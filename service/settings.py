@@ -231,10 +231,25 @@ class SqliteStoreSettings(_StoreSettings):
     path: Path = Field(default_factory=lambda: state_dir() / "rewards.sqlite")
 
 
+class RedisStoreSettings(_StoreSettings):
+    """Reward windows on one Redis, shared by the replicas of a service. ``url`` may hold a password.
+
+    Services that share a Redis but no queues have a ``prefix`` each. ``connect_timeout_s`` and ``timeout_s`` together
+    bound every call.
+    """
+
+    type: Literal["redis"] = "redis"
+    url: SecretStr = SecretStr("redis://127.0.0.1:6379/0")
+    prefix: str = Field("gram", pattern=r"^[A-Za-z0-9._:-]{1,64}$")
+    connect_timeout_s: float = Field(0.5, gt=0, le=60)
+    timeout_s: float = Field(0.5, gt=0, le=60)
+    max_connections: int = Field(64, ge=1)
+
+
 EngineSettings = Annotated[
     VllmSettings | RemoteSettings | TransformersSettings | FakeSettings, Field(discriminator="type")
 ]
-StoreSettings = Annotated[SqliteStoreSettings | MemoryStoreSettings, Field(discriminator="type")]
+StoreSettings = Annotated[SqliteStoreSettings | MemoryStoreSettings | RedisStoreSettings, Field(discriminator="type")]
 
 
 class Settings(BaseSettings):

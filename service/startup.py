@@ -24,7 +24,14 @@ from service.judging.registry import get_family
 from service.manifest import JudgeEntry, Manifest, SelfTest
 from service.metrics import Metrics
 from service.scoring import Scorer, Trace
-from service.settings import FakeSettings, MemoryStoreSettings, RemoteSettings, Settings, VllmSettings
+from service.settings import (
+    FakeSettings,
+    MemoryStoreSettings,
+    RedisStoreSettings,
+    RemoteSettings,
+    Settings,
+    VllmSettings,
+)
 from service.stores.base import RewardStore
 from service.stores.cohorts_base import CohortLimits, CohortStore
 from service.stores.cohorts_memory import MemoryCohorts
@@ -182,6 +189,8 @@ def pick_store(settings: Settings) -> RewardStore:
         from service.stores.memory import MemoryStore
 
         return MemoryStore()
+    if isinstance(settings.store, RedisStoreSettings):
+        return _redis_store(settings.store)
     from service.stores.sqlite import SqliteStore
 
     return SqliteStore(settings.store.path)
@@ -200,6 +209,16 @@ def pick_cohorts(settings: Settings) -> CohortStore:
     """Where groups are assembled. Memory and SQLite stores serve one process, so that its memory is enough."""
     wanted = settings.cohorts
     return MemoryCohorts(CohortLimits(wanted.max_groups, wanted.max_bytes, wanted.keep_s))
+
+
+def _redis_store(wanted: RedisStoreSettings) -> RewardStore:
+    try:
+        from service.stores.redis import RedisStore
+        from service.stores.redis_link import LinkOptions
+    except ModuleNotFoundError as error:
+        raise StartupError("The Redis store needs the library redis; install it: pip install redis.") from error
+    options = LinkOptions(wanted.connect_timeout_s, wanted.timeout_s, wanted.max_connections)
+    return RedisStore(wanted.url.get_secret_value(), prefix=wanted.prefix, options=options)
 
 
 def _adapters(model: str, manifest: Manifest | None) -> dict[str, str]:

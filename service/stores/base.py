@@ -5,7 +5,7 @@ an *epoch*, named by a random word, in which entries are numbered 1, 2, 3 .. by 
 remembers one keyed request for a day, so that its retry neither counts twice nor gets another answer.
 
 The transitions of a queue and its file format stand here, pure, so that stores differ only in where bytes lie.
-`tests/contract/test_store_contract.py` holds every store to this page.
+`tests/contract/test_store_contract.py` holds every store to this page: memory, SQLite and Redis.
 """
 
 from __future__ import annotations
@@ -140,8 +140,9 @@ class RewardStore(Protocol):
     with its draft and no reply, and the retry answers from them without counting again.
     A cancelled call may have happened; the record tells.
 
-    Errors of every method: `StoreUnavailable` when the store cannot be reached. Cohorts will be a second protocol that
-    the same classes satisfy; nothing here knows of them.
+    Errors of every method: `StoreUnavailable` when the store cannot be reached or refuses. Then nothing was changed or,
+    if only the answer was lost, everything: with an idempotency key the caller may send it again either way.
+    Cohorts will be a second protocol that the same classes satisfy; nothing here knows of them.
     """
 
     async def start(self) -> None:

@@ -9,7 +9,7 @@ from typing import Any, get_args
 
 import pytest
 from prometheus_client import CollectorRegistry
-from pydantic import BaseModel
+from pydantic import BaseModel, SecretStr
 from pydantic.fields import FieldInfo
 
 from service.app import STATUS
@@ -36,6 +36,8 @@ def _default(field: FieldInfo) -> str:
     value = field.get_default(call_default_factory=True)
     if value is None:
         return "none"
+    if isinstance(value, SecretStr):
+        value = value.get_secret_value()
     if isinstance(value, Path):
         value = str(value).replace(str(Path.home()), "~")
     if isinstance(value, frozenset):

@@ -20,7 +20,7 @@ from packaging.version import Version
 
 from service.app import build_app
 from service.errors import StartupError
-from service.settings import load_settings
+from service.settings import RedisStoreSettings, load_settings
 from tests.support.serving import serving, settings_for
 from training.configs import Recipe
 
@@ -174,7 +174,21 @@ def test_compose_environment_is_known_to_the_service(monkeypatch: pytest.MonkeyP
     for name, value in _compose()["services"]["service"]["environment"].items():
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("GRAM_SERVER__HOST", "0.0.0.0")
-    assert load_settings().auth.allow_unauthenticated
+    settings = load_settings()
+    assert settings.auth.allow_unauthenticated
+    assert isinstance(settings.store, RedisStoreSettings)
+    assert settings.store.url.get_secret_value() == "redis://redis:6379/0"
+
+
+def test_compose_keeps_reward_queues() -> None:
+    """What docs/configuration.md asks of a Redis: a log, no eviction, and that it answers before the service starts."""
+    services = _compose()["services"]
+    command = " ".join(services["redis"]["command"])
+    assert "--appendonly yes" in command
+    assert "--maxmemory-policy noeviction" in command
+    assert services["redis"]["volumes"] == ["redis:/data"]
+    for name in ("service", "service-gpu"):
+        assert services[name]["depends_on"] == {"redis": {"condition": "service_healthy"}}
 
 
 def test_the_image_environment_refuses_to_start_without_keys(monkeypatch: pytest.MonkeyPatch) -> None:

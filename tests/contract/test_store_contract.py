@@ -13,7 +13,16 @@ from hypothesis import strategies as st
 
 from service.errors import Conflict, InvalidInput, Overloaded, StoreUnavailable
 from service.normalization import WindowStats, window_stats
-from service.stores.base import MAX_WINDOW, IdempotencyRecord, QueueKey, StoreLimits, dump_queue, load_queue
+from service.stores.base import (
+    MAX_SEQ,
+    MAX_WINDOW,
+    IdempotencyRecord,
+    Queue,
+    QueueKey,
+    StoreLimits,
+    dump_queue,
+    load_queue,
+)
 from tests.support.properties import bar
 from tests.support.queue_bench import Bench, small_bench
 from tests.support.queue_properties import BATCHES, request
@@ -112,6 +121,18 @@ def test_any_printable_name_works(bench: Bench, name: str) -> None:
     (state,) = bench.run(bench.store.list_queues(name))
     assert state.key == key
     assert load_queue(bench.digest(key)).key == key
+
+
+def test_the_last_number_of_an_epoch_is_an_error_never_a_repeat(bench: Bench) -> None:
+    key = bench.key()
+    bench.run(bench.store.import_(dump_queue(Queue(key, "e0", 2, MAX_SEQ - 1, (0.5, 0.7), (0.1, 0.2)))))
+    before = bench.digest(key)
+    with pytest.raises(Conflict, match="used up"):
+        bench.commit(key, [0.5, 0.7], window=2)
+    assert bench.digest(key) == before
+    assert bench.commit(key, [0.5], window=2).seq_first == MAX_SEQ
+    with pytest.raises(Conflict, match="used up"):
+        bench.commit(key, [0.5], window=2)
 
 
 # --- idempotency
