@@ -150,6 +150,14 @@ async def test_a_store_that_is_down_hides_drift_only_and_is_asked_again() -> Non
     assert found.drift.psi == 0.0
 
 
+def test_a_queue_without_drift_yet_does_not_hide_another_s() -> None:
+    for found in (
+        (Drift(0.0, 0.1, 0.5, 40), Drift(reference_count=3)),
+        (Drift(reference_count=3), Drift(0.0, 0.1, 0.5, 40)),
+    ):
+        assert worst(found).ks == 0.1
+
+
 @pytest.mark.parametrize("places", [[], [Drift(reference_count=3)]])
 def test_nothing_to_compare_is_no_drift(places: list[Drift]) -> None:
     assert worst(places).psi is None

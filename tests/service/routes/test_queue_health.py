@@ -85,6 +85,20 @@ async def test_a_group_shows_the_same_faults() -> None:
     assert found["flip_rate"]["value"] == 0.0
 
 
+async def test_a_cohort_counts_for_its_queue_once() -> None:
+    members = [
+        {"prompt": "Q", "response": "c" * n, "cohort": {"group_id": "g", "size": 4, "index": i}}
+        for i, n in enumerate((3, 9, 27, 243))
+    ]
+    async with biased() as api:
+        await asyncio.gather(*(score(api, {"items": [member]}) for member in members))
+        await score(api, {"items": members[:1]})  # sent again
+        found = await health(api)
+    assert found["comparisons"] == 6
+    assert found["length_slope"]["value"] == pytest.approx(PER_E_FOLD)
+    assert found["flagged"]["share"] == 0.25  # the repeated letters of the longest
+
+
 async def test_a_fair_judge_is_not_accused() -> None:
     noise = random.Random(1)
     engine = FakeEngine(options(label_logits=lambda request: (noise.gauss(0, 1), 0.0)))
