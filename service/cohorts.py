@@ -106,7 +106,8 @@ class Assembler:
                 changed = await self._expire(place.group, state)
             else:
                 changed = await self._changed(place.group, state)
-            if changed is None:  # forgotten by the store: begin again with the time that is left
+            if changed is None or place.member.index not in changed.present:
+                # The store lost the group, and others may have begun it again: come again with the time that is left.
                 state = await self._join(place, max(0.0, ends - now()))
                 mine = state.round
             else:

@@ -206,9 +206,17 @@ def open_commit_log(settings: Settings) -> CommitLog | None:
 
 
 def pick_cohorts(settings: Settings) -> CohortStore:
-    """Where groups are assembled. Memory and SQLite stores serve one process, so that its memory is enough."""
-    wanted = settings.cohorts
-    return MemoryCohorts(CohortLimits(wanted.max_groups, wanted.max_bytes, wanted.keep_s))
+    """Where groups are assembled: the Redis of the reward queues, or this process's memory (the other stores serve one
+    process)."""
+    limits = CohortLimits(settings.cohorts.max_groups, settings.cohorts.max_bytes, settings.cohorts.keep_s)
+    wanted = settings.store
+    if not isinstance(wanted, RedisStoreSettings):
+        return MemoryCohorts(limits)
+    from service.stores.cohorts_redis import RedisCohorts
+    from service.stores.redis_link import LinkOptions
+
+    options = LinkOptions(wanted.connect_timeout_s, wanted.timeout_s, wanted.max_connections)
+    return RedisCohorts(wanted.url.get_secret_value(), limits, prefix=wanted.prefix, options=options)
 
 
 def _redis_store(wanted: RedisStoreSettings) -> RewardStore:

@@ -69,6 +69,7 @@ ROOMS: dict[str, Room] = {
     "service.stores.base": Room((*NOUNS, "service.normalization")),
     "service.stores.*": Room((*NOUNS, "service.stores.base", "service.normalization")),
     "service.stores.cohorts_base": Room(NOUNS),
+    "service.stores.cohorts_redis": Room((*NOUNS, "service.stores.cohorts_base", "service.stores.redis_link")),
     "service.stores.cohorts_memory": Room((*NOUNS, "service.stores.cohorts_base")),
     "service.stores.breaker": Room(("service.errors",)),
     "service.stores.redis_link": Room((*NOUNS, "service.stores.breaker"), ("redis",)),

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import itertools
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 
 from service.stores.cohorts_base import CohortLimits, CohortStore, Member, Policy, Terms
 from service.stores.cohorts_memory import MemoryCohorts
-from tests.support.stores import FakeClock
+from service.stores.cohorts_redis import RedisCohorts
+from tests.support.redis_server import shared_server
+from tests.support.stores import PATIENT, FakeClock
 
 TERMS = Terms(3, "prompt", "rules")
 POLICY = Policy()
 FOREVER = 3600.0
+_numbers = itertools.count()
 
 
 def member(index: int, response: str | None = None) -> Member:
@@ -40,4 +44,19 @@ class MemoryBackend(CohortBackend):
         return MemoryCohorts(limits, clock), let_pass
 
 
-COHORT_BACKENDS: list[CohortBackend] = [MemoryBackend()]
+class RedisBackend(CohortBackend):
+    """On this process's server, each store under a prefix of its own."""
+
+    name = "redis"
+
+    def make(self, limits: CohortLimits) -> tuple[CohortStore, Callable[[float], None]]:
+        clock = FakeClock()
+
+        def let_pass(seconds: float) -> None:
+            clock.now += seconds
+
+        prefix = f"cohorts-{next(_numbers)}"
+        return RedisCohorts(shared_server().url, limits, clock, prefix, PATIENT), let_pass
+
+
+COHORT_BACKENDS: list[CohortBackend] = [MemoryBackend(), RedisBackend()]
