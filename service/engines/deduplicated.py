@@ -171,7 +171,7 @@ def request_key(request: EngineRequest, info: EngineInfo) -> bytes | None:
         return None
     asked = (request.task, request.label_ids, request.max_tokens, request.top_p, request.stop)
     head = repr((info.version_of(request.adapter), request.adapter, request.cache_salt, *asked)).encode()
-    ids = array("q", request.prompt_ids).tobytes()
+    ids = array("I", request.prompt_ids).tobytes()
     return hashlib.blake2b(len(head).to_bytes(8, "big") + head + ids, digest_size=32).digest()
 
 

@@ -39,6 +39,8 @@ max_model_len = 3072
 tuned = "{adapter}"
 [store]
 path = "{state}/rewards.sqlite"
+[cache]
+entries = 0  # what is asked again is to be computed again
 [[judges]]
 name = "gram"
 family = "gram"

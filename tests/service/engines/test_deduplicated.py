@@ -307,6 +307,7 @@ STEPS = st.one_of(
 )
 
 
+@pytest.mark.timeout(900)
 @bar(10_000)
 @given(st.lists(STEPS, max_size=60), st.integers(0, 3))
 def test_any_order_of_questions_answers_failures_and_departures(steps: list[tuple[str, int]], entries: int) -> None:

@@ -71,6 +71,31 @@ async def test_scalar_heads(tiny_checkpoints: TinyCheckpoints) -> None:
     assert gc.get_freeze_count() == 0
 
 
+@pytest.mark.timeout(600)
+async def test_a_group_stays_on_one_data_parallel_rank(tiny_checkpoints: TinyCheckpoints) -> None:
+    """Two ranks, each with a cache of its own: every group's prefix is computed once, and both ranks have groups."""
+    from service.engines.vllm import VllmEngine, VllmOptions
+
+    registry = CollectorRegistry()
+    options = VllmOptions(
+        str(tiny_checkpoints.causal), dtype="float32", data_parallel_size=2, kv_cache_bytes=SMALL_CACHE
+    )
+    engine = VllmEngine(options, registry)
+    await engine.start()
+    for group in range(6):
+        prefix = (10 + group,) * 200
+        asked = [
+            EngineRequest((*prefix, 20 + n), "label", label_ids=(1, 2), affinity=bytes([group]) * 16) for n in range(6)
+        ]
+        done = await asyncio.gather(*map(engine.complete, asked))
+        assert sorted(one.cached_tokens for one in done) == [0, 192, 192, 192, 192, 192]
+    counted = [f'vllm:request_success_total{{engine="{rank}",finished_reason="length"' for rank in (0, 1)]
+    served = [line for line in generate_latest(registry).decode().splitlines() if line.startswith(tuple(counted))]
+    assert len(served) == 2
+    assert all(float(line.rsplit(" ", 1)[1]) >= 6 for line in served)
+    await engine.close()
+
+
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def broken(tiny_checkpoints: TinyCheckpoints) -> AsyncIterator[VllmEngine]:
     """An engine whose model answers NaN."""
