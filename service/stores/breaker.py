@@ -50,7 +50,8 @@ class Breaker:
             self._failures = 0
             raise
         except BaseException:  # cancelled: nothing is known about the store
-            self._wait()
+            if probe:
+                self._wait()
             raise
         else:
             self._failures = 0

@@ -8,6 +8,7 @@ calls away from a server that does not answer.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
@@ -152,7 +153,8 @@ class RedisLink:
                     return await call()
         except (RedisError, OSError) as error:  # asyncio's TimeoutError is an OSError
             if isinstance(error, ReadOnlyError):  # after a failover the address may lead to another server
-                await self._redis.connection_pool.disconnect(inuse_connections=False)
+                with contextlib.suppress(RedisError, OSError):
+                    await self._redis.connection_pool.disconnect(inuse_connections=False)
             raise StoreUnavailable(_saying(error), retry_after_s=1) from error
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import importlib.metadata
 import logging
 import math
 import traceback
@@ -15,7 +16,7 @@ from service.errors import StartupError, StoreUnavailable
 from service.stores.base import CommitResult, IdempotencyRecord, QueueKey, StoreLimits
 from service.stores.redis import RedisStore
 from tests.support.properties import scaled
-from tests.support.redis_server import RedisServer, shared_server
+from tests.support.redis_server import RedisServer, find_server, shared_server
 from tests.support.reference import check_replay
 from tests.support.stores import PATIENT, prefix_for
 
@@ -237,3 +238,14 @@ async def test_a_replica_refuses_writes_until_it_is_a_primary_again(redis_server
     redis_server.command("REPLICAOF", "NO", "ONE")
     assert (await store.commit(KEY, [0.7], 10, RECORD)).seq_first == 2
     await store.close()
+
+
+def test_tests_without_a_server_say_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(name: str) -> None:
+        raise importlib.metadata.PackageNotFoundError(name)
+
+    monkeypatch.delenv("REDIS_SERVER", raising=False)
+    monkeypatch.setattr(importlib.metadata, "files", missing)
+    monkeypatch.setenv("PATH", "")
+    with pytest.raises(RuntimeError, match="make install"):
+        find_server()
