@@ -104,6 +104,23 @@ async def test_a_figure_without_data_has_no_series() -> None:
         assert value(metrics, f"gram_queue_{name}", queue="q", judge="gram") is None
 
 
+async def test_a_figure_that_lost_its_data_loses_its_series() -> None:
+    """A deleted queue has no drift any more, and a flag that left the ring no share."""
+    monitor, metrics, store = ScoreMonitor(1, 10), Metrics(), MemoryStore()
+    await store.commit(key("q"), [0.5] * 20, 20)
+
+    async def shown() -> tuple[bool, bool]:
+        await monitor.refresh(store, 20, metrics.queues.publish)
+        text = metrics.render()
+        return b'gram_queue_drift_psi{judge="gram",queue="q"} 0.0' in text, b'code="bidi"' in text
+
+    monitor.saw("q", GRAM, [sample()], [("bidi",)], "group")
+    assert await shown() == (True, True)
+    await store.delete(key("q"))
+    monitor.saw("q", GRAM, [sample()], [()], "group")
+    assert await shown() == (False, False)
+
+
 async def test_drift_is_the_worst_of_the_queue_s_kinds_of_score() -> None:
     monitor, store = ScoreMonitor(10, 10), MemoryStore()
     steady = [i / 40 for i in range(40)]
