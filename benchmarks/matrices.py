@@ -130,6 +130,15 @@ def with_noise(judged: Judged, sd: float, seed: int) -> Judged:
     return Judged(judged.prompt, wins)
 
 
+def shuffled(judged: Judged, seed: str) -> Judged:
+    """The same prompt and answers with the responses in another order."""
+    prompt, wins = judged.prompt, judged.wins
+    order = Random(f"order/{seed}/{key_of(prompt)}").sample(range(len(wins)), len(wins))
+    texts, grades = (tuple(column[i] for i in order) for column in (prompt.responses, prompt.grades))
+    moved = GradedPrompt(prompt.task, prompt.prompt, tuple(map(str, texts)), tuple(map(int, grades)))
+    return Judged(moved, [[wins[i][j] for j in order] for i in order])
+
+
 def log_odds(p: float | None) -> float:
     """ln(p / (1 - p)), bounded to what 64 bits can tell from certainty."""
     if p is None:

@@ -113,6 +113,17 @@ def test_j1_all_pairs_does_not_depend_on_input_order(qualities: list[float], gen
         assert keys == sorted(keys)
 
 
+@bar(5_000)
+@given(METHODS, st.integers(1, 14), st.randoms(use_true_random=False))
+def test_the_best_does_not_depend_on_input_order(method: Method, n: int, generator: random.Random) -> None:
+    """J1, for every plan: a judge that sees differences of at least 1 nat gets the same best in any order of input."""
+    qualities = [float(q) for q in generator.sample(range(-n, n), n)]
+    moved = generator.sample(range(n), n)
+    before, _ = run(method, RankTask(n, "best"), true_judge(qualities))
+    after, _ = run(method, RankTask(n, "best"), true_judge([qualities[i] for i in moved]))
+    assert qualities[before.order[0]] == qualities[moved[after.order[0]]] == max(qualities)
+
+
 @bar(2_000)
 @given(QUALITIES, st.sampled_from(["knockout", "linear", "pivot"]))
 def test_n_minus_one_comparisons_find_the_best(qualities: list[float], method: Method) -> None:
