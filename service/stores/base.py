@@ -142,7 +142,7 @@ class RewardStore(Protocol):
 
     Errors of every method: `StoreUnavailable` when the store cannot be reached or refuses. Then nothing was changed or,
     if only the answer was lost, everything: with an idempotency key the caller may send it again either way.
-    Cohorts will be a second protocol that the same classes satisfy; nothing here knows of them.
+    Cohorts are another protocol (`cohorts_base`); nothing here knows of them.
     """
 
     async def start(self) -> None:

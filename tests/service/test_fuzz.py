@@ -34,9 +34,13 @@ OPERATIONS = [
 ]
 
 
+HASTE = {"limits": {"default_deadline_ms": 2000}, "cohorts": {"deadline_ms": 50}}
+"""Members of groups that nobody else joins are not waited for."""
+
+
 @pytest.fixture(scope="module")
 def server() -> Iterator[Api]:
-    with start_blocking_portal() as portal, portal.wrap_async_context_manager(listening(AUTH)) as api:
+    with start_blocking_portal() as portal, portal.wrap_async_context_manager(listening(AUTH | HASTE)) as api:
         yield api
 
 

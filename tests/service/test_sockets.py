@@ -8,6 +8,7 @@ import socket
 import struct
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
+from typing import Any
 
 import pytest
 import pytest_asyncio
@@ -196,3 +197,38 @@ async def test_one_connection_carries_many_requests(api: Api) -> None:
         replies = [await read_reply(reader) for _ in range(5)]
         assert {status for status, _ in replies} == {200}
         writer.close()
+
+
+def rollout(index: int, size: int = 8) -> bytes:
+    cohort = {"group_id": "sockets", "size": size, "index": index}
+    item = {"prompt": PAIR["prompt"], "response": f"answer {index}", "cohort": cohort}
+    return whole("/score", {"items": [item], "normalize": {"queue": "sockets", "min_count": 2}})
+
+
+async def test_eight_clients_post_one_rollout_each_and_one_hangs_up(api: Api) -> None:
+    """The one who hung up has left its response in the group, and gets its row when it comes again."""
+
+    def waiting() -> int:
+        return int(api.app.state.service.cohorts.waiting)
+
+    async def post(index: int) -> dict[str, Any]:
+        async with connect(api) as (reader, writer):
+            writer.write(rollout(index))
+            status, reply = await asyncio.wait_for(read_reply(reader), 20)
+            writer.close()
+        assert status == 200, reply
+        return reply
+
+    async with connect(api) as (_, writer):
+        writer.write(rollout(3))
+        await until(lambda: waiting() == 1)
+        writer.close()
+        await until(lambda: waiting() == 0)
+    replies = await asyncio.gather(*(post(index) for index in range(8) if index != 3))
+    replies = [*replies[:3], await post(3), *replies[3:]]
+    assert [reply["results"][0]["index"] for reply in replies] == list(range(8))
+    assert sum(reply["results"][0]["score"] for reply in replies) == pytest.approx(4.0)
+    assert sum(reply["usage"]["comparisons"] for reply in replies) == 28
+    assert len({json.dumps(reply["queue"]) for reply in replies}) == 1
+    assert (replies[0]["queue"]["seq_first"], replies[0]["queue"]["seq_last"]) == (1, 8)
+    assert (await api.client.delete("/queues/sockets")).status_code == 200
