@@ -25,7 +25,7 @@ def parse(command_line: Sequence[str]) -> Namespace:
         one = names.add_parser(name, help=(module.__doc__ or "").strip(), description=module.__doc__)
         one.add_argument("--write-docs", action="store_true", help=f"add the result to {DOCS.parent.name}/{DOCS.name}")
         one.add_argument("--strict", action="store_true", help="exit with 1 when a promised figure is missed")
-        if module not in (startup, commit, health, soak, adaptive):
+        if module not in (startup, commit, health, soak):
             one.add_argument("--model", help="checkpoint directory (default: the demo judge)")
         if module in WITH_URL:
             one.add_argument("--url", help="a running service (default: one is started)")

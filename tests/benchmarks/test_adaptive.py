@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.__main__ import parse
 from benchmarks.adaptive import RESPONSES, Case, replay
 from benchmarks.graded import GRADES, PER_GRADE, GradedPrompt, draw_graded
 from benchmarks.matrices import Judged, key_of, load, log_odds, shuffled, with_noise
@@ -88,3 +89,8 @@ def test_certainty_has_bounded_log_odds() -> None:
     assert (log_odds(1.0), log_odds(0.0), log_odds(0.5)) == (36.0, -36.0, 0.0)
     with pytest.raises(ValueError, match="not judged"):
         log_odds(None)
+
+
+def test_the_command_takes_a_checkpoint() -> None:
+    assert parse(["adaptive"]).model is None
+    assert parse(["adaptive", "--model", "here", "--prompts", "5"]).prompts == 5

@@ -165,7 +165,7 @@ def test_the_opening_pairs_clear_winners() -> None:
 
 @pytest.mark.parametrize(("goal", "limit_s"), [("best", 1.0), ("order", 5.0)])
 def test_64_responses_cost_little_of_its_own_time(goal: Goal, limit_s: float) -> None:
-    """Generous limits for a busy test machine; a quiet one takes a tenth (docs/ranking.md)."""
+    """Generous limits, for test machines are shared; docs/ranking.md has what was measured."""
     judge = judge_with_noise(drawn(64, 1), 0.7, 1)
     answers = {(i, j): judge(i, j) for i in range(64) for j in range(i + 1, 64)}
     started = time.process_time()
