@@ -111,5 +111,11 @@ def _report(timings: dict[str, Timing]) -> Report:
         for store, ms in BOUNDS_MS.items()
         if store in timings
     ]
-    raw = {store: {"without_ms": t.without, "with_ms": t.with_commit} for store, t in timings.items()}
+    raw = {
+        store: {
+            name: [round(ms, 3) for ms in quantiles(times, n=10)]
+            for name, times in (("without_ms", t.without), ("with_ms", t.with_commit), ("added_ms", t.added))
+        }
+        for store, t in timings.items()
+    }
     return Report("commit", SUMMARY, HEADERS, rows, bars, raw)
