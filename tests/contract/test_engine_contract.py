@@ -58,8 +58,8 @@ class Case:
     encode: Callable[[str], tuple[int, ...]]
     reference: Callable[[EngineRequest], Awaitable[tuple[float, ...]]]
     caches: bool = True
-    remembers: bool = False
     vocabulary: int | None = None
+    remembers: bool = False
 
     def label(self, text: str, ids: tuple[int, ...] = (), adapter: str | None = None) -> EngineRequest:
         ids = ids or self.encode("A") + self.encode("B")
