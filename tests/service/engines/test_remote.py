@@ -77,6 +77,7 @@ async def test_the_served_models_sampling_defaults_stay_out() -> None:
     assert body["include_stop_str_in_output"] is True
 
 
+@pytest.mark.slow
 async def test_goes_to_the_replica_with_the_fewest_in_flight() -> None:
     """One slow replica: once it is busy, everything else goes to the quick one."""
     async with _servers(FakeOptions(delay_s=1.0), FakeOptions()) as servers, _engine(servers) as engine:
@@ -150,6 +151,7 @@ async def test_a_lost_replicas_groups_move_evenly_and_come_back() -> None:
     assert min(taken[1], taken[2]) >= len(moved) / 4
 
 
+@pytest.mark.slow
 async def test_a_replica_lost_in_mid_group_costs_no_answer_and_the_group_stays_together() -> None:
     async with _servers(*[FakeOptions(delay_s=1.5)] * 3) as servers, _engine(servers) as engine:
         running = asyncio.create_task(_ask_groups(engine, range(12), 2))
@@ -163,6 +165,7 @@ async def test_a_replica_lost_in_mid_group_costs_no_answer_and_the_group_stays_t
     assert all(len(places) == 1 and lost not in places for places in again.values())
 
 
+@pytest.mark.slow
 async def test_a_popular_question_overflows_to_other_replicas() -> None:
     """Without the bound all would wait for one of three."""
     async with _servers(*[FakeOptions(delay_s=2.0)] * 3) as servers, _engine(servers) as engine:
