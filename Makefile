@@ -10,6 +10,7 @@ FAMILY ?=
 PORT ?= 8000
 TESTS ?=
 PART ?=
+SEED ?= 1
 
 # The GPU build of vLLM is the same Python module as the CPU build: each device has its own environment.
 VENV := $(if $(filter cpu,$(DEVICE)),.venv,.venv-$(DEVICE))
@@ -50,8 +51,8 @@ check: $(RUNTIME) $(TOOLS) ## lint, formatting, types
 	$(PY) -m mypy
 
 .PHONY: test
-test: $(RUNTIME) $(TOOLS) ## every test, real vLLM on the CPU included (TESTS='path or options' narrows it)
-	$(PY) -m pytest $(TESTS)
+test: $(RUNTIME) $(TOOLS) ## every test, real vLLM on the CPU included (TESTS='path or options' narrows it; SEED=2 draws other examples)
+	$(PY) -m pytest --hypothesis-seed=$(SEED) $(TESTS)
 
 .PHONY: test-fast
 test-fast: $(RUNTIME) $(TOOLS) ## the fake-engine suite: no real engine, fewer examples a property, under a minute

@@ -52,7 +52,7 @@ TITLE = "Reward scoring service"
 DESCRIPTION = """Probabilities are in [0, 1]; margins are log-odds in nats; lengths are tokens.
 
 A failed judgment is never a number: a single request answers with its status, a batch with 200 and the failed items
-marked, their numbers null. Not available yet: stored references in /score, adaptive ranking."""
+marked, their numbers null. Not available yet: stored references in /score."""
 
 STATUS: dict[type[ServiceError], int] = {
     errors.ServiceError: 500,

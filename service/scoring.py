@@ -1,9 +1,7 @@
 """The pipeline: comparisons in, verdicts, rankings and scores out. Knows judges and engines, nothing of HTTP.
 
-Tokenization runs in worker threads, in chunks, so that the event loop keeps turning and the engine starts on the first
-chunk while the next is being tokenized. A group - all pairs of one conversation - is never split between chunks. Inside
-a chunk the engine gets prompts in lexicographic order of their tokens: that is group-major, then first-response-major,
-the order in which every shared prefix is computed once, even by a prefix cache that cannot hold a whole group.
+What takes milliseconds of this process - tokenization (`service.dispatch`), the fits of rankings - runs in worker
+threads, so that the event loop keeps turning.
 """
 
 from __future__ import annotations
@@ -15,23 +13,13 @@ from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal, TypeVar
 
-from service.engines.base import EngineRequest
+from service.dispatch import Chunk, chunks_of, launch, ready
 from service.errors import InvalidInput, ServiceError, UnknownJudge
 from service.judge import Judge
 from service.judging.base import read_scalar
-from service.judgment import (
-    Ask,
-    Prepared,
-    TextMemo,
-    conversation_key,
-    judgment,
-    prepare,
-    prepare_one,
-    response_flags,
-    scalar_request,
-)
-from service.ranking.board import Goal, Pair, RankTask
-from service.ranking.plans import PLANS, Method
+from service.judgment import Ask, conversation_key, prepare_one, response_flags, scalar_request
+from service.ranking.board import Goal, Pair, Plan, RankTask
+from service.ranking.plans import AUTO_ALL_PAIRS_MAX, PLANS, Method
 from service.score_health import Sample, pair_samples, single_sample
 from service.streaming import RationaleText, stream_judgment
 from service.types import (
@@ -47,12 +35,6 @@ from service.types import (
 )
 
 T = TypeVar("T")
-
-CHUNK = 64
-"""Comparisons tokenized at a time: large enough to amortise the thread hop, small enough to start the engine early.
-
-A larger group is one chunk all the same: cut in two, each half would compute every first response anew.
-"""
 
 
 @dataclass(slots=True)
@@ -136,8 +118,8 @@ class Scorer:
         mine = Trace()  # other groups of the request write to `trace` meanwhile
         try:
             for chunk in chunks_of(comparisons):
-                prepared = await self._prepare(judge, [comparisons[i] for i in chunk], mine)
-                running += _launch(judge, prepared, ask, asked)
+                prepared = await self._prepare(judge, [comparisons[i] for i in chunk], ask, mine)
+                running += launch(judge, prepared, asked)
                 places += chunk
             found = dict(zip(places, await asyncio.gather(*running, return_exceptions=True), strict=True))
             outcomes = [_isolated(found[i]) for i in range(len(comparisons))]
@@ -217,11 +199,9 @@ class Scorer:
         """Both orders' rationales as they are written, then the verdict. Raises as `compare` reports."""
         return stream_judgment(judge, comparison, Ask(votes, stop_when_decided, salt))
 
-    async def _prepare(
-        self, judge: Judge, comparisons: Sequence[Comparison], trace: Trace
-    ) -> list[Prepared | ServiceError]:
+    async def _prepare(self, judge: Judge, comparisons: Sequence[Comparison], ask: Ask, trace: Trace) -> Chunk:
         started = time.perf_counter()
-        prepared = await asyncio.to_thread(_prepare_all, judge, comparisons)
+        prepared = await asyncio.to_thread(ready, judge, comparisons, ask)
         trace.tokenize_s += time.perf_counter() - started
         return prepared
 
@@ -237,17 +217,14 @@ class Scorer:
         """Drive a ranking plan to its end, judging each batch of pairs it asks for."""
         plan = PLANS[options.method](options.task(len(responses)))
         judged: dict[Pair, Verdict] = {}
-        try:
-            pairs = next(plan)
-            while True:
-                comparisons = [Comparison(prompt, responses[i], responses[j]) for i, j in pairs]
-                verdicts = _all_or_raise(await self.compare(judge, comparisons, salt=salt, trace=trace))
-                judged.update(zip(pairs, verdicts, strict=True))
-                pairs = plan.send([verdict.p_first for verdict in verdicts])
-        except StopIteration as done:
-            ranking: Ranking = done.value
+        step = await _advance(plan, None, len(responses))
+        while not isinstance(step, Ranking):
+            comparisons = [Comparison(prompt, responses[i], responses[j]) for i, j in step]
+            verdicts = _all_or_raise(await self.compare(judge, comparisons, salt=salt, trace=trace))
+            judged.update(zip(step, verdicts, strict=True))
+            step = await _advance(plan, [verdict.p_first for verdict in verdicts], len(responses))
         share = sum(v.consistent for v in judged.values()) / len(judged) if judged else None
-        return replace(ranking, consistency=share), judged
+        return replace(step, consistency=share), judged
 
     async def _score_one(self, judge: Judge, prompt: Prompt, response: Response, salt: str | None) -> Score:
         ids = await asyncio.to_thread(prepare_one, judge, prompt, response)
@@ -274,93 +251,18 @@ class Scorer:
         return (replace(scores[0], usage=_total(judged.values())), *scores[1:])  # usage once, on the first row
 
 
-def chunks_of(comparisons: Sequence[Comparison]) -> list[list[int]]:
-    """Indices of the comparisons in chunks of at least `CHUNK`: groups in order of appearance, none split.
+async def _advance(plan: Plan, told: list[float] | None, responses: int) -> list[Pair] | Ranking:
+    """The plan's next batch, or its ranking. Fits over many responses take tens of milliseconds: those are a worker
+    thread's, so that the event loop keeps turning."""
 
-    Pairs of one conversation need not stand together: a trainer's batch may be shuffled.
-    """
-    groups: dict[Prompt, list[int]] = {}
-    for index, comparison in enumerate(comparisons):
-        groups.setdefault(comparison.prompt, []).append(index)
-    chunks: list[list[int]] = [[]]
-    for group in groups.values():
-        if len(chunks[-1]) >= CHUNK:
-            chunks.append([])
-        chunks[-1] += group
-    return [chunk for chunk in chunks if chunk]
-
-
-def _prepare_all(judge: Judge, comparisons: Sequence[Comparison]) -> list[Prepared | ServiceError]:
-    """Runs in a worker thread. Texts repeated within the chunk (a group's) are inspected and tokenized once."""
-    memo = TextMemo()
-    prepared: list[Prepared | ServiceError] = []
-    for comparison in comparisons:
+    def step() -> list[Pair] | Ranking:
         try:
-            prepared.append(prepare(judge, comparison, memo))
-        except ServiceError as error:
-            prepared.append(error)
-    return prepared
-
-
-class _Started:
-    """A judgment whose first requests are known but not yet asked."""
-
-    def __init__(self, judge: Judge, item: Prepared | ServiceError, ask: Ask) -> None:
-        self.engine = judge.engine
-        self.asks: list[EngineRequest] = []
-        self.verdict: Verdict | None = None
-        self.error = item if isinstance(item, ServiceError) else None
-        if not isinstance(item, ServiceError):
-            self.steps = judgment(judge, item, ask)
-            try:
-                self.asks = next(self.steps)
-            except StopIteration as done:  # identical responses: nothing to ask
-                self.verdict = done.value
-
-    async def finish(self, first: Sequence[asyncio.Task[Completion]]) -> Verdict:
-        """Await the first completions and drive the judgment to its verdict; a failure aborts what is still asked."""
-        if self.error is not None:
-            raise self.error
-        if self.verdict is not None:
-            return self.verdict
-        try:
-            asks = self.steps.send(await _all(first))
-            while True:
-                tasks = [asyncio.ensure_future(self.engine.complete(request)) for request in asks]
-                asks = self.steps.send(await _all(tasks))
+            return next(plan) if told is None else plan.send(told)
         except StopIteration as done:
-            verdict: Verdict = done.value
-            return verdict
+            ranking: Ranking = done.value
+            return ranking
 
-
-def _launch(
-    judge: Judge,
-    prepared: Sequence[Prepared | ServiceError],
-    ask: Ask,
-    asked: list[asyncio.Task[Completion]],
-) -> list[asyncio.Task[Verdict]]:
-    """Start judging a chunk: first requests reach the engine sorted by their tokens, then each judgment goes on alone.
-
-    The first requests are noted in ``asked``: a judgment cancelled before it ran could not cancel them itself.
-    """
-    loop = asyncio.get_running_loop()
-    started = [_Started(judge, item, ask) for item in prepared]
-    slots = sorted(
-        ((i, j) for i, one in enumerate(started) for j in range(len(one.asks))),
-        key=lambda slot: started[slot[0]].asks[slot[1]].prompt_ids,
-    )
-    first = {(i, j): loop.create_task(judge.engine.complete(started[i].asks[j])) for i, j in slots}
-    asked.extend(first.values())
-    return [loop.create_task(one.finish([first[i, j] for j in range(len(one.asks))])) for i, one in enumerate(started)]
-
-
-async def _all(tasks: Sequence[asyncio.Future[Completion]]) -> list[Completion]:
-    """Every completion in order; the first error, or a cancellation, cancels the rest."""
-    try:
-        return await asyncio.gather(*tasks)
-    finally:
-        for task in tasks:
-            task.cancel()
+    return step() if responses <= AUTO_ALL_PAIRS_MAX else await asyncio.to_thread(step)
 
 
 def _isolated(outcome: T | BaseException) -> T | ServiceError:

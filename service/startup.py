@@ -10,7 +10,7 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 from prometheus_client import CollectorRegistry
 
@@ -37,6 +37,9 @@ from service.stores.cohorts_base import CohortLimits, CohortStore
 from service.stores.cohorts_memory import MemoryCohorts
 from service.tokenization import ChatTokenizer
 from service.types import Comparison, JudgeVersion, Prompt, Rendered, Response, Verdict
+
+if TYPE_CHECKING:
+    from service.stores.redis_link import LinkOptions
 
 log = logging.getLogger("gram.startup")
 
@@ -213,20 +216,23 @@ def pick_cohorts(settings: Settings) -> CohortStore:
     if not isinstance(wanted, RedisStoreSettings):
         return MemoryCohorts(limits)
     from service.stores.cohorts_redis import RedisCohorts
-    from service.stores.redis_link import LinkOptions
 
-    options = LinkOptions(wanted.connect_timeout_s, wanted.timeout_s, wanted.max_connections)
+    options = _link_options(wanted)
     return RedisCohorts(wanted.url.get_secret_value(), limits, prefix=wanted.prefix, options=options)
 
 
 def _redis_store(wanted: RedisStoreSettings) -> RewardStore:
     try:
         from service.stores.redis import RedisStore
-        from service.stores.redis_link import LinkOptions
     except ModuleNotFoundError as error:
         raise StartupError("The Redis store needs the library redis; install it: pip install redis.") from error
-    options = LinkOptions(wanted.connect_timeout_s, wanted.timeout_s, wanted.max_connections)
-    return RedisStore(wanted.url.get_secret_value(), prefix=wanted.prefix, options=options)
+    return RedisStore(wanted.url.get_secret_value(), prefix=wanted.prefix, options=_link_options(wanted))
+
+
+def _link_options(wanted: RedisStoreSettings) -> LinkOptions:
+    from service.stores.redis_link import LinkOptions
+
+    return LinkOptions(wanted.connect_timeout_s, wanted.timeout_s, wanted.max_connections)
 
 
 def _adapters(model: str, manifest: Manifest | None) -> dict[str, str]:

@@ -22,7 +22,7 @@ class Room:
 
 
 NOUNS = ("service.types", "service.errors")
-PIPELINE = ("service.judge", "service.judgment", "service.streaming", "service.scoring")
+PIPELINE = ("service.judge", "service.judgment", "service.dispatch", "service.streaming", "service.scoring")
 PURE = (
     "service.judging",
     "service.ranking",
@@ -74,9 +74,10 @@ ROOMS: dict[str, Room] = {
     "service.stores.breaker": Room(("service.errors",)),
     "service.stores.redis_link": Room((*NOUNS, "service.stores.breaker"), ("redis",)),
     "service.stores.redis": Room((*NOUNS, "service.stores.base", "service.stores.redis_link", "service.normalization")),
-    # One judge, one judgment, its stream and the pipeline: four files, one room.
+    # One judge, one judgment, its stream and the pipeline: five files, one room.
     "service.judge": Room((*NOUNS, "service.engines.base", "service.judging", "service.tokenization")),
     "service.judgment": Room((*NOUNS, *PURE, "service.engines.base", "service.judge", "service.tokenization")),
+    "service.dispatch": Room((*NOUNS, "service.engines.base", "service.judge", "service.judgment")),
     "service.streaming": Room((*NOUNS, *PURE, "service.engines.base", "service.judge", "service.judgment")),
     "service.scoring": Room((*NOUNS, *PURE, *PROTOCOLS, "service.tokenization", *PIPELINE)),
     "service.commit_log": Room((*NOUNS, "service.normalization", "service.stores.base")),

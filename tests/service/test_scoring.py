@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import math
+import threading
 from collections.abc import Callable
 from dataclasses import replace
 from random import Random
@@ -14,6 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from service.dispatch import CHUNK
 from service.engines.base import EngineRequest
 from service.engines.fake import FakeEngine, FakeOptions, Fault
 from service.errors import EngineDead, InvalidInput, InvalidVerdict, NonFiniteScore, TokenLimitExceeded, UnknownJudge
@@ -21,7 +23,9 @@ from service.judge import Judge
 from service.judging.base import template_hash
 from service.judging.registry import get_family
 from service.judgment import conversation_key
-from service.scoring import CHUNK, RankOptions, RationaleText, Score, Scorer, Trace
+from service.ranking.board import Plan, RankTask
+from service.ranking.plans import AUTO_ALL_PAIRS_MAX, PLANS
+from service.scoring import RankOptions, RationaleText, Score, Scorer, Trace
 from service.tokenization import ChatTokenizer
 from service.types import Comparison, JudgeVersion, Message, Prompt, Response, Verdict
 from tests.support.properties import bar
@@ -384,3 +388,23 @@ async def test_trace_says_where_the_time_went() -> None:
     await scorer.compare(judge, [pair("Paris", "Rome")], trace=trace)
     assert trace.tokenize_s > 0.0
     assert trace.engine_s >= 0.045
+
+
+async def test_the_event_loop_turns_while_a_ranking_of_many_is_fitted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A plan that waits for the loop would never go on if the loop waited for it."""
+    loop = asyncio.get_running_loop()
+    turned: list[bool] = []
+
+    def waiting(task: RankTask) -> Plan:
+        event = threading.Event()
+        loop.call_soon_threadsafe(event.set)
+        turned.append(event.wait(10))
+        return (yield from PLANS["pivot"](task))
+
+    judge = make_judge()
+    scorer = await started(judge)
+    monkeypatch.setitem(PLANS, "all_pairs", waiting)
+    responses = [Response(f"answer {i}") for i in range(AUTO_ALL_PAIRS_MAX + 1)]
+    ranking, _ = await scorer.rank(judge, QUESTION, responses, RankOptions("all_pairs"), trace=Trace())
+    assert turned == [True]
+    assert sorted(ranking.order) == list(range(len(responses)))

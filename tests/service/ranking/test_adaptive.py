@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-import time
 
 import pytest
 from hypothesis import given
@@ -163,11 +162,10 @@ def test_the_opening_pairs_clear_winners() -> None:
     assert batches[1] == [(0, 6), (2, 4)]
 
 
-@pytest.mark.parametrize(("goal", "limit_s"), [("best", 1.0), ("order", 5.0)])
-def test_64_responses_cost_little_of_its_own_time(goal: Goal, limit_s: float) -> None:
-    """Generous limits, for test machines are shared; docs/ranking.md has what was measured."""
+@pytest.mark.parametrize("goal", ["best", "order"])
+def test_64_responses_take_few_fits(goal: Goal) -> None:
+    """A fit over 64 responses costs milliseconds. One belongs to each batch, and batches grow with what was asked."""
     judge = judge_with_noise(drawn(64, 1), 0.7, 1)
     answers = {(i, j): judge(i, j) for i in range(64) for j in range(i + 1, 64)}
-    started = time.process_time()
-    run("adaptive", RankTask(64, goal, max_comparisons=400), lambda i, j: answers[i, j])
-    assert time.process_time() - started < limit_s
+    _, batches = run("adaptive", RankTask(64, goal, max_comparisons=400), lambda i, j: answers[i, j])
+    assert len(batches) <= 20

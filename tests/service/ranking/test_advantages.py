@@ -67,12 +67,13 @@ def test_reversing_every_preference_negates_advantages(n: int, generator: random
 @bar(5_000)
 @given(SIZES, SEEDS, st.sampled_from(["all_pairs", "swiss"]))
 def test_advantages_sum_to_zero(n: int, generator: random.Random, method: str) -> None:
-    """Swiss keeps it: a pair it did not judge is predicted as complements too. Two responses: exact opposites."""
+    """Swiss keeps it: a pair it did not judge is predicted as complements too. Of two responses one is exactly the
+    other's complement (not each: 1 - p has fewer bits to hold a small p with, so only one way may round)."""
     table = kept(generator, n)
     found = scores(n, lambda i, j: table[i, j], method)
     assert math.fsum(found) == pytest.approx(n / 2, abs=ULPS)
     if n == 2:
-        assert found[0] == 1.0 - found[1]
+        assert found[1] == 1.0 - found[0] or found[0] == 1.0 - found[1]
 
 
 @bar(5_000)
