@@ -130,7 +130,10 @@ ROOMS: dict[str, Room] = {
     "training": Room(),
     "training.__main__": Room(("training",)),
     "training.configs": Room((), ("pydantic",)),
-    "training.data": Room(("service.judging", "service.types", "service.manifest"), ("tokenizers", "transformers")),
+    "training.data": Room(
+        ("service.judging", "service.types", "service.manifest"),
+        ("tokenizers", "transformers", "datasets", "pyarrow", "openpyxl", "tqdm"),
+    ),
     "training.objectives": Room(("service.types",), ("torch",)),
     "training.evaluation": Room(
         (
@@ -143,7 +146,7 @@ ROOMS: dict[str, Room] = {
             "service.engines",
             "client",
         ),
-        ("torch", "transformers", "matplotlib"),
+        ("torch", "transformers", "matplotlib", "numpy", "scipy", "httpx", "tqdm"),
     ),
     "training.stages": Room(
         (
@@ -156,7 +159,7 @@ ROOMS: dict[str, Room] = {
             "service.engines",
             "client",
         ),
-        ("torch", "transformers", "accelerate", "peft", "trl", "tqdm"),
+        ("torch", "transformers", "accelerate", "peft", "trl", "datasets", "tqdm"),
     ),
     # They measure the whole house from outside, each against its own opponent.
     "benchmarks": Room(("service", "training", "client"), ("httpx", "matplotlib", "psutil", "rich")),

@@ -1,0 +1,157 @@
+"""Preference pairs, and the one file format they are kept in between the steps of training and evaluation: JSONL.
+
+    {"id": "tldr/17", "prompt": "Sum up ...", "response_a": "...", "response_b": "...", "label": "a", "source": "tldr"}
+
+``prompt`` is a text (one user turn) or a list of ``{"role", "content"}`` turns; ``label`` is "a", "b" or null
+(unlabelled); ``source``, ``margin``, ``subset`` and ``group`` may be absent. Rows are split at line feeds only: U+2028
+inside a text is text.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from service.types import Comparison, Message, Prompt, Response
+
+PairLabel = Literal["a", "b"]
+
+_KNOWN = frozenset({"id", "prompt", "response_a", "response_b", "label", "source", "margin", "subset", "group"})
+
+
+class DataError(ValueError):
+    """A file that cannot be used as it is. The message names file, row and field, and says what to do."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """One prompt, two responses, and which is better if anyone said so.
+
+    ``margin`` is how much better, in the source's own unit. ``subset`` is a benchmark's or a source's own division.
+    Pairs of one ``group`` (a prompt, unless the source says otherwise) are not independent: splits and intervals keep
+    them together.
+    """
+
+    id: str
+    prompt: Prompt
+    response_a: str
+    response_b: str
+    label: PairLabel | None = None
+    source: str = ""
+    margin: float | None = None
+    subset: str = ""
+    group: str = ""
+
+    @property
+    def comparison(self) -> Comparison:
+        """As the judge is shown it, A first."""
+        return Comparison(self.prompt, Response(self.response_a), Response(self.response_b))
+
+    @property
+    def chosen(self) -> str:
+        """The better response. Raises `ValueError` for an unlabelled pair."""
+        if self.label is None:
+            raise ValueError(f"Pair {self.id} carries no label.")
+        return self.response_a if self.label == "a" else self.response_b
+
+    @property
+    def rejected(self) -> str:
+        """The worse response. Raises `ValueError` for an unlabelled pair."""
+        if self.label is None:
+            raise ValueError(f"Pair {self.id} carries no label.")
+        return self.response_b if self.label == "a" else self.response_a
+
+
+def read_pairs(path: Path) -> Iterator[Pair]:
+    """The pairs of a file, one at a time. Raises `DataError` naming file, row and field; an empty file is one too."""
+    row = 0
+    try:
+        with path.open(encoding="utf-8", newline="\n") as lines:
+            for row, line in enumerate(lines, start=1):
+                yield _pair(path, row, line)
+    except FileNotFoundError as error:
+        raise DataError(f"{path} does not exist; check the path.") from error
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}, after row {row}: not UTF-8 ({error.reason}); convert the file.") from error
+    if row == 0:
+        raise DataError(f"{path} is empty; build it again, or name another file.")
+
+
+def write_pairs(path: Path, pairs: Iterable[Pair]) -> int:
+    """Write a file that is whole or absent; returns the number of rows. What was at ``path`` stays until the end."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(path.name + ".part")
+    count = 0
+    try:
+        with part.open("w", encoding="utf-8", newline="\n") as out:
+            for pair in pairs:
+                out.write(json.dumps(as_row(pair), ensure_ascii=False) + "\n")
+                count += 1
+            out.flush()
+            os.fsync(out.fileno())
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
+    return count
+
+
+def as_row(pair: Pair) -> dict[str, Any]:
+    """The pair as its JSON object; fields that say nothing are left out, an absent label is null."""
+    messages = [{"role": m.role, "content": m.content} for m in pair.prompt.messages]
+    prompt: Any = pair.prompt.messages[0].content if pair.prompt.is_single_turn else messages
+    row = {"id": pair.id, "prompt": prompt, "response_a": pair.response_a, "response_b": pair.response_b}
+    more = {"source": pair.source, "margin": pair.margin, "subset": pair.subset, "group": pair.group}
+    return {**row, "label": pair.label, **{k: v for k, v in more.items() if v not in (None, "")}}
+
+
+def _pair(path: Path, row: int, line: str) -> Pair:
+    where = f"{path}, row {row}"
+    try:
+        data = json.loads(line)
+    except ValueError as error:
+        raise DataError(f"{where}: not JSON ({error}); every row must be one JSON object.") from error
+    if not isinstance(data, dict):
+        raise DataError(f"{where}: not a JSON object; every row must be one.")
+    if unknown := sorted(data.keys() - _KNOWN):
+        raise DataError(f"{where}, field {unknown[0]}: unknown (known: {', '.join(sorted(_KNOWN))}).")
+    label = data.get("label")
+    if label not in (None, "a", "b"):
+        raise DataError(f'{where}, field label: must be "a", "b" or null, not {json.dumps(label)[:40]}.')
+    margin = data.get("margin")
+    if margin is not None and (isinstance(margin, bool) or not isinstance(margin, int | float)):
+        raise DataError(f"{where}, field margin: must be a number.")
+    return Pair(
+        id=_text(where, data, "id") if "id" in data else f"{path.stem}/{row}",
+        prompt=_prompt(where, data),
+        response_a=_text(where, data, "response_a"),
+        response_b=_text(where, data, "response_b"),
+        label=label,
+        margin=margin,
+        **{key: _text(where, data, key) if key in data else "" for key in ("source", "subset", "group")},
+    )
+
+
+def _text(where: str, data: dict[str, Any], key: str) -> str:
+    if key not in data:
+        raise DataError(f"{where}, field {key}: missing.")
+    if not isinstance(data[key], str):
+        raise DataError(f"{where}, field {key}: must be a text.")
+    return str(data[key])
+
+
+def _prompt(where: str, data: dict[str, Any]) -> Prompt:
+    value = data.get("prompt")
+    if isinstance(value, str):
+        return Prompt.from_text(value)
+    if not isinstance(value, list) or not value:
+        raise DataError(f"{where}, field prompt: must be a text or a list of turns with role and content.")
+    messages = []
+    for turn in value:
+        if not isinstance(turn, dict) or not all(isinstance(turn.get(key), str) for key in ("role", "content")):
+            raise DataError(f"{where}, field prompt: every turn must have a role and a content, both texts.")
+        messages.append(Message(turn["role"], turn["content"]))
+    return Prompt(tuple(messages))
