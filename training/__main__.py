@@ -1,37 +1,37 @@
-"""Commands: ``finetune RECIPE [--output DIR] [--resume]`` runs a stage, ``curves HISTORY PICTURE`` draws a run."""
+"""``python -m training COMMAND``: one module of `training.commands` for each command.
+
+A command module defines ``add_parser(commands)``, which imports nothing heavy, so that help is instant, and
+``run(args)``, which imports what it needs.
+"""
 
 from __future__ import annotations
 
 import argparse
 import logging
-from pathlib import Path
+import sys
+from importlib import import_module
 
-from training.configs import Recipe
-from training.evaluation.curves import draw_curves
-from training.stages.finetune import finetune
+from training.data.pairs import DataError
+
+COMMANDS = (
+    "finetune",
+    "curves",
+)
+"""Names of modules of `training.commands`, in the order of the help text. A command may have sub-commands."""
 
 
 def main() -> None:
-    args = _parser().parse_args()
+    modules = {name: import_module(f"training.commands.{name}") for name in COMMANDS}
+    parser = argparse.ArgumentParser(prog="python -m training", description="Train and measure judges.")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for module in modules.values():
+        module.add_parser(commands)
+    args = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
-    if args.command == "curves":
-        draw_curves(args.history, args.picture)
-        return
-    recipe = Recipe.load(args.recipe)
-    finetune(recipe, args.output or Path(recipe.output), resume=args.resume)
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m training", description="Train a judge from a recipe.")
-    commands = parser.add_subparsers(dest="command", required=True)
-    stage = commands.add_parser("finetune", help="GRAM stage 2: train the demo judge")
-    stage.add_argument("recipe", type=Path, help="recipe file, such as training/recipes/demo.toml")
-    stage.add_argument("--output", type=Path, help="checkpoint directory (default: the recipe's)")
-    stage.add_argument("--resume", action="store_true", help="go on from the last state under runs/")
-    curves = commands.add_parser("curves", help="draw a run's history")
-    curves.add_argument("history", type=Path, help="runs/VERSION/history.jsonl")
-    curves.add_argument("picture", type=Path, help="PNG file to write")
-    return parser
+    try:
+        modules[args.command].run(args)
+    except DataError as error:
+        sys.exit(f"error: {error}")
 
 
 if __name__ == "__main__":

@@ -129,6 +129,8 @@ ROOMS: dict[str, Room] = {
     "client": Room((), ("httpx",)),
     "training": Room(),
     "training.__main__": Room(("training",)),
+    # Thin: arguments in, one call; each command imports its own work when it runs.
+    "training.commands": Room(("training",)),
     "training.configs": Room((), ("pydantic",)),
     "training.data": Room(
         ("service.judging", "service.types", "service.manifest"),
