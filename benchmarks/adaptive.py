@@ -18,7 +18,7 @@ from service.ranking.belief import believe
 from service.ranking.board import RankTask
 from service.ranking.plans import PLANS, Method
 from service.types import Ranking
-from training.evaluation.demo import wilson_interval
+from training.evaluation.statistics import wilson_interval
 
 SUMMARY = "Best of 16 responses of graded quality: each plan's best against all-pairs' best, on the same win matrices."
 PLOT = DOCS.with_name("adaptive.png")

@@ -8,7 +8,7 @@ from pathlib import Path
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from training.evaluation.demo import wilson_interval
+from training.evaluation.statistics import wilson_interval
 
 MARKERS = {"adaptive": "o", "swiss": "s", "knockout": "^", "linear": "v", "pivot": "D"}
 

@@ -19,7 +19,8 @@ from benchmarks.figures import DOCS, Bar, Report
 from benchmarks.questions import as_items, draw_pairs
 from benchmarks.servers import DEADLINE, service_url
 from training.data.demo_tasks import TASKS, DemoPair, draw
-from training.evaluation.demo import length_baseline, style_baseline, wilson_interval
+from training.evaluation.demo import length_baseline, style_baseline
+from training.evaluation.statistics import wilson_interval
 
 SUMMARY = "The demo judge on fresh held-out pairs, over HTTP."
 PLOT = DOCS.with_name("heldout.png")

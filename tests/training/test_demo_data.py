@@ -14,7 +14,6 @@ from training.evaluation.demo import (
     label_report,
     length_baseline,
     style_baseline,
-    wilson_interval,
 )
 
 
@@ -90,8 +89,3 @@ def test_label_report_counts_both_orders() -> None:
     pairs = heldout_pairs(2, seed=1)
     report = label_report(pairs, [OrderReadings(0.9, 0.4, 0.99), OrderReadings(0.2, 0.1, 0.97)])
     assert (report.accuracy, report.flip_rate, report.label_mass) == (0.5, 0.5, pytest.approx(0.98))
-
-
-def test_wilson_interval_holds_the_proportion() -> None:
-    low, high = wilson_interval(98, 100)
-    assert 0.92 < low < 0.98 < high < 1.0

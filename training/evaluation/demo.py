@@ -69,14 +69,6 @@ def label_report(pairs: Sequence[DemoPair], readings: Sequence[OrderReadings]) -
     )
 
 
-def wilson_interval(correct: int, total: int) -> tuple[float, float]:
-    """95 % interval of a proportion (Wilson's score interval, which stays sound near 1)."""
-    z = 1.959964
-    p, zz = correct / total, z * z / total
-    middle, half = p + zz / 2, z * math.sqrt(p * (1 - p) / total + zz / (4 * total))
-    return (middle - half) / (1 + zz), (middle + half) / (1 + zz)
-
-
 def length_baseline(train: Sequence[DemoPair], test: Sequence[DemoPair]) -> float:
     """Accuracy of the best rule that sees only lengths: longer wins or shorter wins, as ``train`` says."""
     longer_wins = sum(_sign(len(p.right) - len(p.wrong)) for p in train) >= 0
