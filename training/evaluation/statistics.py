@@ -41,7 +41,7 @@ def wilson_interval(correct: float, total: float) -> tuple[float, float]:
 
 
 def clustered_interval(
-    values: Sequence[float],
+    values: Sequence[float] | Floats,
     clusters: Sequence[str],
     cells: Sequence[str] | None = None,
     weights: Mapping[str, float] | None = None,
@@ -59,7 +59,7 @@ def clustered_interval(
     names = ["" for _ in clusters] if cells is None or weights is None else list(cells)
     shares = _shares(names, weights if cells is not None and weights is not None else {"": 1.0})
     codes, kinds = _codes(clusters), _codes(names)
-    order = {name: code for name, code in zip(names, kinds.tolist(), strict=True)}
+    order = dict(zip(names, kinds.tolist(), strict=True))
     sizes = np.bincount(kinds).astype(np.float64)
     means = np.bincount(kinds, data) / sizes
     share = np.array([shares[name] for name in sorted(order, key=order.__getitem__)])
@@ -138,7 +138,12 @@ class PairedTest:
 
 
 def paired_test(
-    first: Sequence[float], second: Sequence[float], clusters: Sequence[str], *, draws: int = 10_000, seed: int = 0
+    first: Sequence[float] | Floats,
+    second: Sequence[float] | Floats,
+    clusters: Sequence[str],
+    *,
+    draws: int = 10_000,
+    seed: int = 0,
 ) -> PairedTest:
     """Two judges on the same samples: is one better?
 
@@ -150,7 +155,7 @@ def paired_test(
     if gap.size == 0:
         raise ValueError("There are no samples to compare.")
     codes = _codes(clusters)
-    sums = np.bincount(codes, gap)
+    sums = np.bincount(codes, gap).astype(np.float64)
     sizes = np.bincount(codes).astype(np.float64)
     count, mean = sums.size, float(gap.mean())
     error = math.sqrt(float(np.sum((sums - mean * sizes) ** 2)) * count / max(count - 1, 1)) / gap.size
@@ -231,7 +236,7 @@ class Calibration:
     bins: tuple[CalibrationBin, ...]
 
 
-def calibration(log_odds_right: Sequence[float], bins: int = 10) -> Calibration:
+def calibration(log_odds_right: Sequence[float] | Floats, bins: int = 10) -> Calibration:
     """Calibration of a pairwise judge from the log-odds it gave the better response of each pair (nats).
 
     Its confidence is max(p, 1 - p), in [0.5, 1], in equal bins; a tie is half right. ECE as Guo et al. 2017 (arXiv
@@ -248,7 +253,7 @@ def calibration(log_odds_right: Sequence[float], bins: int = 10) -> Calibration:
 
 
 def fit_temperature(log_odds_right: Sequence[float] | Floats) -> float:
-    """The T that makes sigma(log-odds / T) most likely, between 0.01 (every sample right) and 100 (worse than chance)."""
+    """The T that makes sigma(log-odds / T) most likely, from 0.01 (every sample right) to 100 (chance or worse)."""
     odds = np.asarray(log_odds_right, dtype=np.float64)
     bound = math.log(100.0)
     found = scipy.optimize.minimize_scalar(

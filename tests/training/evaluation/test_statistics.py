@@ -1,4 +1,4 @@
-"""Intervals cover what they promise, tests have the size they claim, calibration finds the temperature that was used."""
+"""Intervals cover what they promise, tests have the size they claim, calibration finds the temperature."""
 
 from __future__ import annotations
 
@@ -60,10 +60,10 @@ def test_cells_without_weight_are_an_error() -> None:
 
 @pytest.mark.parametrize(("clusters", "accuracy"), [(60, 0.6), (300, 0.9)])
 def test_the_clustered_interval_covers_and_the_naive_one_does_not(clusters: int, accuracy: float) -> None:
-    """Prompts of 1 to 9 samples whose difficulty they share; 95 % intervals of 600 worlds."""
+    """Prompts of 1 to 9 samples whose difficulty they share; 95 % intervals of 400 worlds."""
     rng = np.random.default_rng(7)
     covered = naive = 0
-    worlds = 600
+    worlds = 400
     for _ in range(worlds):
         sizes = rng.integers(1, 10, clusters)
         hard = rng.beta(2 * accuracy, 2 * (1 - accuracy), clusters)
