@@ -1,15 +1,26 @@
-"""Typed recipes: one TOML file per run, read without torch. Unknown keys are errors, so no typo trains silently."""
+"""Typed recipes: one TOML file per run, read without torch. Unknown keys are errors, so no typo trains silently.
+
+``stage`` says which of the four a file is: `PretrainRecipe`, `FinetuneRecipe`, `AdaptRecipe`, `RewardRecipe`. What a
+file leaves out has the default below; what the stages share is in `StageRecipe`.
+"""
 
 from __future__ import annotations
 
 import tomllib
 from pathlib import Path
-from typing import Annotated, Self
+from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
+
+from training.data.pairs import DataError
 
 Positive = Annotated[int, Field(gt=0)]
+Count = Annotated[int, Field(ge=0)]
+Rate = Annotated[float, Field(gt=0.0)]
+Weight = Annotated[float, Field(ge=0.0)]
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
+Smoothing = Annotated[float, Field(ge=0.0, lt=0.5)]
+Name = Annotated[str, Field(min_length=1)]
 
 
 class Section(BaseModel):
@@ -18,15 +29,8 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class TokenizerSection(Section):
-    """``vocab_size`` is an upper bound: merging stops earlier when nothing repeats."""
-
-    vocab_size: Positive
-    pairs_per_task: Positive
-
-
-class ModelSection(Section):
-    """Shape of the Qwen3 transformer, in the words of its config.json."""
+class ScratchSection(Section):
+    """Shape of a fresh Qwen3 transformer, in the words of its config.json. Only small ones are trained from nothing."""
 
     hidden_size: Positive
     num_hidden_layers: Positive
@@ -35,88 +39,278 @@ class ModelSection(Section):
     head_dim: Positive
     intermediate_size: Positive
     max_position_embeddings: Positive
-    rope_theta: float = Field(gt=0.0)
-
-
-class DataSection(Section):
-    """``task_weights``: how often a task is drawn, relative to the others; tasks that are not named are not trained."""
-
-    task_weights: dict[str, Annotated[float, Field(gt=0.0)]]
-    label_pairs: Positive
-    """Pairs of a direct-label step, each in one random order: different pairs teach more than both orders."""
-    rationale_pairs: Positive
-    rationale_every: int = Field(ge=2)
-    """One step in this many trains the rationale format, the others the direct label."""
-    plain_until: Fraction
-    styled_from: Fraction
-    """Training begins with bare questions and answers; style noise comes in between these two parts of the run."""
-    length_groups: Positive
-    """Rows of a step are sorted by length and run in this many groups, to save padding; the gradient is the same."""
-
-
-class LossSection(Section):
-    """``smoothing`` is alpha, the target mass of the wrong label (PyTorch's ``label_smoothing`` is twice that)."""
-
-    smoothing: float = Field(gt=0.0, lt=0.5)
-    label_mass_weight: float = Field(ge=0.0)
-    rationale_weight: float = Field(gt=0.0)
-    """Language-model loss of a written judgment (a mean over its tokens, most of which say nothing new)."""
-    chosen_lm_weight: float = Field(ge=0.0)
-    """Language-model loss of the better response, given the question."""
-    response_verdict_weight: float = Field(ge=0.0)
-    """Two-way cross-entropy of " right" against " wrong" at the end of each response: two answers for every label."""
-
-
-class OptimizerSection(Section):
-    """Muon for the weight matrices of the layers, AdamW for the rest; linear warm-up, linear decay to zero."""
-
-    steps: Positive
-    warmup_steps: int = Field(ge=0)
-    decay_from: Fraction
-    """Part of the run after which the rates fall linearly to zero."""
-    matrix_lr: float = Field(gt=0.0)
-    vector_lr: float = Field(gt=0.0)
-    matrix_weight_decay: float = Field(ge=0.0)
-    clip_norm: float = Field(gt=0.0)
-    bfloat16: bool
-    threads: Positive
-
-
-class EvaluationSection(Section):
-    every: Positive
-    label_pairs: Positive
-    rationale_pairs: Positive
-    final_label_pairs: Positive
-    final_rationale_pairs: Positive
-    seed: int
-
-
-class Recipe(Section):
-    """Everything a run of ``python -m training finetune`` depends on."""
-
-    version: str
-    seed: int
-    output: str
-    tokenizer: TokenizerSection
-    model: ModelSection
-    data: DataSection
-    loss: LossSection
-    optimizer: OptimizerSection
-    evaluation: EvaluationSection
-
-    @classmethod
-    def load(cls, path: Path) -> Self:
-        """Read and check a recipe file. Raises pydantic's `ValidationError` naming each wrong key."""
-        return cls.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
-
-    @model_validator(mode="after")
-    def _plain_before_styled(self) -> Self:
-        if self.data.plain_until >= self.data.styled_from:
-            raise ValueError("plain_until must be smaller than styled_from.")
-        return self
+    rope_theta: Rate = 10000.0
+    tie_word_embeddings: bool = True
 
     @model_validator(mode="after")
     def _heads_share_keys_evenly(self) -> Self:
-        if self.model.num_attention_heads % self.model.num_key_value_heads:
+        if self.num_attention_heads % self.num_key_value_heads:
             raise ValueError("num_attention_heads must be a multiple of num_key_value_heads.")
         return self
+
+
+class LoraSection(Section):
+    """Low-rank adapters instead of all weights; they are merged into the saved checkpoint."""
+
+    rank: Positive = 16
+    alpha: Positive = 32
+    dropout: Fraction = 0.0
+    targets: tuple[Name, ...] = ("all-linear",)
+
+
+class ModelSection(Section):
+    """Where training starts: ``path`` (directory or hub id), or ``scratch`` with the tokenizer of ``tokenizer``."""
+
+    path: str = ""
+    revision: str | None = None
+    scratch: ScratchSection | None = None
+    tokenizer: str = ""
+    """Directory or hub id; empty: the model's own."""
+    attention: Literal["sdpa", "eager", "flash_attention_2"] = "sdpa"
+    gradient_checkpointing: bool = False
+    """Computes activations again in the backward pass: memory of one layer instead of all, a third more time."""
+    lora: LoraSection | None = None
+
+    @model_validator(mode="after")
+    def _one_beginning(self) -> Self:
+        if bool(self.path) == (self.scratch is not None):
+            raise ValueError("give either path or scratch.")
+        if self.scratch is not None and not self.tokenizer:
+            raise ValueError("a model from scratch needs a tokenizer.")
+        return self
+
+
+class DataSection(Section):
+    """Files of preference pairs (`training.data.pairs`), relative to the working directory."""
+
+    train: Annotated[tuple[Name, ...], Field(min_length=1)]
+    evaluation: str = ""
+    """Held-out labelled pairs, judged in both orders during training and for the self-test; empty: none."""
+    max_tokens: Positive = 2048
+    """Longer rows are cut: both responses alike, never the header or the cue (`training.data.lengths`)."""
+    limit: Count | None = None
+    """Train on this many pairs only, drawn by the seed; 0 writes the starting checkpoint again."""
+    swap: Literal["both", "random", "none"] = "both"
+    """Each pair in both orders (two rows), in one order drawn anew each epoch, or as it is in the file."""
+    shuffle: bool = True
+    """False: in the order of the files, for a curriculum."""
+
+
+class OptimizerSection(Section):
+    """AdamW; ``muon`` trains matrices inside the layers by Muon at ``matrix_learning_rate``, the rest by AdamW."""
+
+    name: Literal["adamw", "muon"] = "adamw"
+    learning_rate: Rate
+    matrix_learning_rate: Rate | None = None
+    betas: tuple[Fraction, Fraction] = (0.9, 0.999)
+    weight_decay: Weight = 0.0
+    clip_norm: Rate = 1.0
+
+    @model_validator(mode="after")
+    def _muon_has_a_rate(self) -> Self:
+        if (self.name == "muon") != (self.matrix_learning_rate is not None):
+            raise ValueError("matrix_learning_rate belongs to muon, and muon needs it.")
+        return self
+
+
+class ScheduleSection(Section):
+    """Linear warm-up over a part of the run, then ``kind``. The run takes ``epochs``, or ``steps`` where given."""
+
+    kind: Literal["cosine", "linear", "constant", "trapezoid"] = "cosine"
+    warmup: Fraction = 0.1
+    epochs: Rate = 1.0
+    steps: Positive | None = None
+    decay_from: Fraction = 0.8
+    """``trapezoid`` only: the part of the run after which the rate falls linearly to zero."""
+
+
+class BatchSection(Section):
+    """``rows`` of one optimizer step, over all processes; ``rows_per_device`` run at once, the rest accumulates.
+
+    A row is one sequence; for the reward stage one pair of sequences.
+    """
+
+    rows: Positive
+    rows_per_device: Positive
+    shared_prefix: bool = False
+    """Run the instruction that all rows begin with once a batch, with gradient: exact, for one process only."""
+
+    def accumulation(self, processes: int) -> int:
+        """Micro-batches of a step. Raises `DataError` when ``rows`` is not a multiple of what runs at once."""
+        at_once = self.rows_per_device * processes
+        if self.rows % at_once:
+            raise DataError(
+                f"batch.rows = {self.rows} is not a multiple of rows_per_device x processes = {at_once}; change either."
+            )
+        return self.rows // at_once
+
+
+class PrecisionSection(Section):
+    """``compute`` is the type of matrix products, ``weights`` that of parameters and optimizer state."""
+
+    compute: Literal["float32", "bfloat16"] = "bfloat16"
+    weights: Literal["float32", "bfloat16"] = "float32"
+
+
+class EvaluationSection(Section):
+    """Accuracy in both orders, flips, label mass and calibration on ``data.evaluation``."""
+
+    every: Count = 200
+    """Optimizer steps between evaluations; 0: only at the end."""
+    limit: Positive | None = None
+    """Judge the first so many pairs only."""
+    rows_per_device: Positive = 16
+
+
+class SelfTestSection(Section):
+    """The pair the service asks the judge before it serves; without one the trainer picks an evaluation pair."""
+
+    prompt: Name
+    chosen: Name
+    rejected: Name
+
+
+class OutputSection(Section):
+    """``directory`` gets the finished checkpoint, ``runs`` the state to go on from, the curves and the history."""
+
+    directory: Name
+    runs: str = "runs"
+    judge: Name = "gram"
+    """The judge's name in judge.json."""
+    save_every: Positive = 500
+    keep: Positive = 2
+    """Saved states kept; the older ones go."""
+    weights: Literal["float32", "bfloat16"] = "bfloat16"
+    self_test: SelfTestSection | None = None
+
+
+class TrackerSection(Section):
+    """Where curves go: a tracker transformers knows by name (tensorboard, wandb, mlflow, trackio ...), or none."""
+
+    name: Name = "tensorboard"
+    every: Positive = 10
+
+
+class LanguageModelObjective(Section):
+    """Stage 1: next-token loss over both responses."""
+
+    name: Literal["language_model"] = "language_model"
+
+
+class PreferenceObjective(Section):
+    """Stage 2. ``smoothing`` is alpha, the target mass of the wrong label: half of PyTorch's ``label_smoothing``."""
+
+    name: Literal["preference"] = "preference"
+    smoothing: Smoothing = 0.05
+    label_mass_weight: Weight = 0.0
+    """Weight of -log(p(A) + p(B)) over the whole vocabulary, at the one position the label is read."""
+    judgment_weight: Weight = 0.0
+    """Weight of the language-model loss of written judgments (data.judgments): GRAM-R2's objective."""
+    chosen_weight: Weight = 0.0
+    """Weight of the language-model loss of the better response inside the prompt."""
+    verdict_weight: Weight = 0.0
+    """Weight of a two-way loss, " right" against " wrong", where each response ends: two more answers a pair."""
+
+
+class BradleyTerryObjective(Section):
+    """The discriminative baselines. ``margin`` subtracts the pair's own margin; ``smoothing`` is alpha as above."""
+
+    name: Literal["bradley_terry"] = "bradley_terry"
+    smoothing: Smoothing = 0.0
+    margin: bool = False
+    centering: Weight = 0.0
+    """Weight of (r_chosen + r_rejected)^2, which keeps rewards near zero."""
+    text_regularizer: Literal["none", "sft", "dpo", "dpo_noref"] = "none"
+    """GRM's regulariser (arXiv 2406.10216): the language-model head goes on generating on the shared backbone."""
+    text_weight: Fraction = 0.01
+    text_beta: Rate = 0.1
+    freeze_backbone: bool = False
+
+
+class StageRecipe(Section):
+    """What every stage's recipe holds."""
+
+    version: Name
+    """Names the weights: scores of different versions are never mixed."""
+    seed: int = 1
+    model: ModelSection
+    data: DataSection
+    optimizer: OptimizerSection
+    schedule: ScheduleSection = ScheduleSection()
+    batch: BatchSection
+    precision: PrecisionSection = PrecisionSection()
+    evaluation: EvaluationSection = EvaluationSection()
+    output: OutputSection
+    tracker: TrackerSection = TrackerSection()
+
+    @property
+    def run_directory(self) -> Path:
+        """Saved states, history and curves of this run."""
+        return Path(self.output.runs) / self.version
+
+
+class PretrainRecipe(StageRecipe):
+    """GRAM stage 1: write both responses, given the prompt. Labels are not used."""
+
+    stage: Literal["pretrain"]
+    objective: LanguageModelObjective = LanguageModelObjective()
+
+
+class JudgmentDataSection(DataSection):
+    judgments: tuple[Name, ...] = ()
+    """Files of written judgments (`training.data.judgments`), spread evenly among the pairs."""
+
+
+class FinetuneRecipe(StageRecipe):
+    """GRAM stage 2: which of two responses is better."""
+
+    stage: Literal["finetune"]
+    data: JudgmentDataSection
+    objective: PreferenceObjective = PreferenceObjective()
+    family: Literal["gram"] = "gram"
+
+    @model_validator(mode="after")
+    def _judgments_have_a_weight(self) -> Self:
+        if bool(self.data.judgments) != (self.objective.judgment_weight > 0):
+            raise ValueError("data.judgments and objective.judgment_weight go together.")
+        return self
+
+
+class AdaptRecipe(StageRecipe):
+    """A GRAM checkpoint on few pairs of a new domain, all weights or low-rank adapters."""
+
+    stage: Literal["adapt"]
+    objective: PreferenceObjective = PreferenceObjective()
+    family: Literal["gram"] = "gram"
+
+    @model_validator(mode="after")
+    def _starts_from_a_judge(self) -> Self:
+        if not self.model.path:
+            raise ValueError("adapt starts from a GRAM checkpoint: give model.path.")
+        if self.objective.judgment_weight or self.objective.verdict_weight:
+            raise ValueError("adapt learns labels only: judgment_weight and verdict_weight must be 0.")
+        return self
+
+
+class RewardRecipe(StageRecipe):
+    """A discriminative reward model, the baseline: one number for each response."""
+
+    stage: Literal["reward"]
+    objective: BradleyTerryObjective = BradleyTerryObjective()
+
+
+Recipe = Annotated[PretrainRecipe | FinetuneRecipe | AdaptRecipe | RewardRecipe, Field(discriminator="stage")]
+_RECIPE: TypeAdapter[PretrainRecipe | FinetuneRecipe | AdaptRecipe | RewardRecipe] = TypeAdapter(Recipe)
+
+
+def load_recipe(path: Path) -> PretrainRecipe | FinetuneRecipe | AdaptRecipe | RewardRecipe:
+    """Read and check a recipe file. Raises `DataError` naming the file and every wrong key."""
+    try:
+        return _RECIPE.validate_python(tomllib.loads(path.read_text(encoding="utf-8")))
+    except FileNotFoundError as error:
+        raise DataError(f"{path} does not exist; name a recipe, such as those of training/recipes/.") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise DataError(f"{path} is not TOML ({error}); correct it.") from error
+    except ValidationError as error:
+        wrong = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'the recipe'}: {e['msg']}" for e in error.errors())
+        raise DataError(f"{path}: {wrong}.") from error

@@ -131,7 +131,8 @@ ROOMS: dict[str, Room] = {
     "training.__main__": Room(("training",)),
     # Thin: arguments in, one call; each command imports its own work when it runs.
     "training.commands": Room(("training",)),
-    "training.configs": Room((), ("pydantic",)),
+    "training.configs": Room(("training.data.pairs",), ("pydantic",)),
+    "training.demo_configs": Room((), ("pydantic",)),
     "training.data": Room(
         ("service.judging", "service.types", "service.manifest"),
         ("tokenizers", "transformers", "datasets", "pyarrow", "openpyxl", "tqdm"),

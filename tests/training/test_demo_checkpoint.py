@@ -9,8 +9,8 @@ import torch
 from transformers import AutoTokenizer, Qwen3ForCausalLM
 
 from service.manifest import Manifest
-from training.configs import Recipe
 from training.data.tokenizer import build_tokenizer
+from training.demo_configs import Recipe
 from training.evaluation.demo import heldout_pairs
 from training.evaluation.demo_judge import DemoJudge
 

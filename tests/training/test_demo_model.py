@@ -11,10 +11,10 @@ from pydantic import ValidationError
 from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
 from service.judging import gram, gram_r2
-from training.configs import Recipe
 from training.data.demo_tasks import ALL_TASKS, TASKS, draw
 from training.data.encoding import Encoder, padded
 from training.data.tokenizer import END, build_tokenizer
+from training.demo_configs import Recipe
 from training.stages.shared_prefix import hidden_after_prefix
 
 RECIPE = Path(__file__).parents[2] / "training" / "recipes" / "demo.toml"

@@ -14,8 +14,8 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 
 
 def run(args: argparse.Namespace) -> None:
-    from training.configs import Recipe
-    from training.stages.finetune import finetune
+    from training.demo_configs import Recipe
+    from training.stages.demo import finetune
 
     recipe = Recipe.load(args.recipe)
     finetune(recipe, args.output or Path(recipe.output), resume=args.resume)

@@ -23,10 +23,10 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast, Qwen3Config, Qw
 
 from service.judging import gram, gram_r2
 from service.manifest import JudgeEntry, Manifest, SelfTest
-from training.configs import LossSection, OptimizerSection, Recipe
 from training.data.demo_tasks import ALL_TASKS, DemoPair, draw
 from training.data.encoding import Encoder, Row, padded
 from training.data.tokenizer import build_tokenizer
+from training.demo_configs import LossSection, OptimizerSection, Recipe
 from training.evaluation.demo import LabelReport, heldout_pairs
 from training.evaluation.demo_judge import DemoJudge
 from training.objectives.preference import language_model_loss, preference_loss

@@ -11,10 +11,10 @@ import torch
 from transformers import AutoTokenizer, Qwen3ForCausalLM
 
 from service.manifest import Manifest
-from training.configs import Recipe
+from training.demo_configs import Recipe
 from training.evaluation.curves import draw_curves
 from training.evaluation.demo_judge import DemoJudge
-from training.stages import finetune as stage
+from training.stages import demo as stage
 
 RECIPE = Path(__file__).parents[2] / "training" / "recipes" / "demo.toml"
 TINY: dict[str, dict[str, Any]] = {
