@@ -133,6 +133,8 @@ ROOMS: dict[str, Room] = {
     "training.commands": Room(("training",)),
     "training.configs": Room(("training.data.pairs",), ("pydantic",)),
     "training.demo_configs": Room((), ("pydantic",)),
+    "training.architectures": Room((), ("pydantic",)),
+    "training.estimate": Room(("training.architectures",)),
     "training.data": Room(
         ("service.judging", "service.types", "service.manifest"),
         ("tokenizers", "transformers", "datasets", "pyarrow", "openpyxl", "tqdm"),
