@@ -150,6 +150,14 @@ class ChatTokenizer:
         """Length of a text in tokens, on its own."""
         return len(self.encode_text(text))
 
+    def spans(self, text: str) -> list[tuple[int, int]]:
+        """Where each token of `encode_text(text)` stands in the text: first character, and one past the last.
+
+        Tokens that hold parts of one character share its span. For cutting a text at a number of tokens.
+        """
+        require_unicode(text)
+        return list(self._stripped.encode(text, add_special_tokens=False).offsets)
+
     def control_text_count(self, text: str) -> int:
         """How many control tokens are spelled out in a text, full-width and invisibly broken spellings included."""
         count = len(self._control_text.findall(text))

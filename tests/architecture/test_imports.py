@@ -136,7 +136,7 @@ ROOMS: dict[str, Room] = {
     "training.architectures": Room((), ("pydantic",)),
     "training.estimate": Room(("training.architectures",)),
     "training.data": Room(
-        ("service.judging", "service.types", "service.manifest"),
+        (*NOUNS, "service.judging", "service.manifest", "service.tokenization"),
         ("tokenizers", "transformers", "datasets", "pyarrow", "openpyxl", "tqdm"),
     ),
     "training.objectives": Room(("service.types",), ("torch",)),
