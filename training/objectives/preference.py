@@ -16,9 +16,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
-from torch.nn.functional import cross_entropy, logsigmoid
+from torch.nn.functional import logsigmoid
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +41,7 @@ def preference_loss(
     pair = logits[:, label_ids]
     margin = right_margin(pair, label)
     ranking = smoothed_ranking_loss(margin, smoothing).mean()
-    log_mass = pair.logsumexp(-1) - logits.logsumexp(-1)
+    log_mass = log_label_mass(logits, label_ids)
     loss = ranking - label_mass_weight * log_mass.mean()
     return PreferenceLoss(loss, ranking.detach(), log_mass.detach().exp().mean(), (margin.detach() > 0).float().mean())
 
@@ -53,6 +52,11 @@ def right_margin(pair: Tensor, label: Tensor) -> Tensor:
     return 2 * right - pair.sum(-1)
 
 
+def log_label_mass(logits: Tensor, label_ids: Tensor) -> Tensor:
+    """log(p(A) + p(B)) over the whole vocabulary [rows], of ``logits`` [rows, vocabulary]."""
+    return logits[:, label_ids].logsumexp(-1) - logits.logsumexp(-1)
+
+
 def smoothed_ranking_loss(margin: Tensor, smoothing: float) -> Tensor:
     """-log sigma(D) + alpha D, elementwise; ``margin`` [...] is D, ``smoothing`` is alpha in [0, 0.5)."""
     return -logsigmoid(margin) + smoothing * margin
@@ -61,10 +65,3 @@ def smoothed_ranking_loss(margin: Tensor, smoothing: float) -> Tensor:
 def best_margin(smoothing: float) -> float:
     """D* = log((1 - alpha)/alpha), the margin that minimises the smoothed loss."""
     return math.log((1.0 - smoothing) / smoothing)
-
-
-def language_model_loss(logits: Tensor, targets: Tensor) -> Tensor:
-    """Mean negative log-likelihood of ``targets`` [tokens] under ``logits`` [tokens, vocabulary]; 0 for no tokens."""
-    if targets.numel() == 0:
-        return torch.zeros((), device=logits.device)
-    return cross_entropy(logits.float(), targets)

@@ -29,7 +29,8 @@ from training.data.tokenizer import build_tokenizer
 from training.demo_configs import LossSection, OptimizerSection, Recipe
 from training.evaluation.demo import LabelReport, heldout_pairs
 from training.evaluation.demo_judge import DemoJudge
-from training.objectives.preference import language_model_loss, preference_loss
+from training.objectives.language_model import language_model_loss
+from training.objectives.preference import preference_loss
 from training.stages.shared_prefix import hidden_after_prefix
 
 RATIONALE_TOKENS = 160

@@ -10,7 +10,6 @@ from torch.nn.functional import cross_entropy
 
 from training.objectives.preference import (
     best_margin,
-    language_model_loss,
     preference_loss,
     right_margin,
     smoothed_ranking_loss,
@@ -72,5 +71,22 @@ def test_reported_parts_are_what_they_say() -> None:
     assert result.label_mass.item() == pytest.approx(1.0)
 
 
-def test_language_model_loss_of_no_tokens_is_zero() -> None:
-    assert language_model_loss(torch.zeros(0, 11), torch.zeros(0, dtype=torch.long)).item() == 0.0
+@pytest.mark.parametrize("alpha", [0.025, 0.05, 0.1])
+def test_gradient_descent_arrives_at_the_best_margin(alpha: float) -> None:
+    """From no preference at all, by the two logits of a label, within 0.05 nats."""
+    pair = torch.zeros(1, 2, requires_grad=True)
+    optimizer = torch.optim.SGD([pair], lr=4.0)
+    for _ in range(200):
+        optimizer.zero_grad()
+        smoothed_ranking_loss(right_margin(pair, torch.tensor([1])), alpha).sum().backward()
+        optimizer.step()
+    assert right_margin(pair, torch.tensor([1])).item() == pytest.approx(math.log((1 - alpha) / alpha), abs=0.05)
+
+
+def test_without_smoothing_it_is_the_ranking_loss_and_the_margin_grows_without_end() -> None:
+    margin = torch.tensor([0.0, 5.0, 50.0], requires_grad=True)
+    losses = smoothed_ranking_loss(margin, 0.0)
+    torch.testing.assert_close(losses, torch.log1p(torch.exp(-margin)))
+    losses.sum().backward()
+    assert margin.grad is not None
+    assert bool((margin.grad[:2] < 0).all())
