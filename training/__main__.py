@@ -16,6 +16,8 @@ from training.data.pairs import DataError
 COMMANDS = (
     "finetune",
     "curves",
+    "recipe",
+    "estimate",
 )
 """Names of modules of `training.commands`, in the order of the help text. A command may have sub-commands."""
 

@@ -135,6 +135,11 @@ ROOMS: dict[str, Room] = {
     "training.demo_configs": Room((), ("pydantic",)),
     "training.architectures": Room((), ("pydantic",)),
     "training.estimate": Room(("training.architectures",)),
+    "training.presets": Room(("training.architectures", "training.configs", "training.data.pairs"), ("pydantic",)),
+    "training.planning": Room(
+        ("training.architectures", "training.configs", "training.data.pairs", "training.estimate", "training.presets"),
+        ("pydantic",),
+    ),
     "training.data": Room(
         (*NOUNS, "service.judging", "service.manifest", "service.tokenization"),
         ("tokenizers", "transformers", "datasets", "pyarrow", "openpyxl", "tqdm"),

@@ -1,0 +1,169 @@
+"""Every named recipe: it loads, what it says is what its source says, and what it needs fits where it is to run."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from training.configs import load_recipe
+from training.data.pairs import DataError
+from training.estimate import GB, memory, time
+from training.planning import Machine, estimate_lines, plan, recipe_text, shape_of
+from training.presets import merged, names, resolve, toml_text
+
+OPEN = ("batch.rows", "data.max_tokens", "schedule.kind", "schedule.warmup", "optimizer.weight_decay")
+GIVEN = (
+    "batch.rows=256",
+    "data.max_tokens=2048",
+    "schedule.kind=cosine",
+    "schedule.warmup=0.1",
+    "optimizer.weight_decay=0.0",
+)
+
+
+def _changes(name: str) -> tuple[str, ...]:
+    return GIVEN if name.startswith("gram-paper/") else ()
+
+
+def test_there_are_two_presets_of_six_backbones_and_two_stages() -> None:
+    assert len(names()) == len(set(names())) == 2 * 6 * 2
+    assert "gram-paper/llama-3.1-8b/pretrain" in names()
+    assert "gram-released/qwen3-14b/finetune" in names()
+
+
+@pytest.mark.parametrize("name", names())
+def test_each_is_a_recipe_that_is_written_out_and_read_back(name: str, tmp_path: Path) -> None:
+    named = resolve(name, _changes(name))
+    file = tmp_path / "recipe.toml"
+    file.write_text(recipe_text(named, Machine(), str(file)), encoding="utf-8")
+    assert load_recipe(file) == named.recipe()
+    assert tomllib.loads(toml_text(named.fields)) == named.fields
+
+
+@pytest.mark.parametrize("name", names())
+def test_each_fits_on_eight_a800(name: str) -> None:
+    named = resolve(name, _changes(name))
+    run = plan(named.recipe(), named.architecture, named.expected, Machine())
+    need = memory(run)
+    assert need.states == pytest.approx(16 * named.architecture.parameter_count / 8)
+    assert need.total < 80 * GB
+    text = recipe_text(named, Machine(), "x.toml")
+    assert f"{need.total / GB:.1f} GB" in text
+    assert f"{time(run).hours:.1f} h" in text
+    assert f"-m training {named.stage} x.toml" in text
+
+
+@pytest.mark.parametrize(
+    ("name", "rate", "rows", "epochs", "alpha"),
+    [
+        ("gram-released/qwen3-8b/pretrain", 1e-5, 256, 1, None),
+        ("gram-released/qwen3-8b/finetune", 2e-5, 128, 2, 0.05),
+        ("gram-paper/llama-3.1-8b/pretrain", 2e-5, 256, 1, None),
+        ("gram-paper/llama-3.1-8b/finetune", 1e-5, 256, 1, 0.05),
+    ],
+)
+def test_the_numbers_of_the_sources(name: str, rate: float, rows: int, epochs: int, alpha: float | None) -> None:
+    """Learning rates of paper and scripts are the other way round; alpha is half of PyTorch's epsilon 0.1."""
+    recipe = resolve(name, _changes(name)).recipe()
+    assert (recipe.optimizer.learning_rate, recipe.batch.rows, recipe.schedule.epochs) == (rate, rows, epochs)
+    assert getattr(recipe.objective, "smoothing", None) == alpha
+
+
+def test_stage_two_starts_from_what_stage_one_leaves() -> None:
+    first, second = (resolve(f"gram-released/qwen3-4b/{stage}").recipe() for stage in ("pretrain", "finetune"))
+    assert first.model.path == "Qwen/Qwen3-4B"
+    assert second.model.path == first.output.directory != second.output.directory
+
+
+@pytest.mark.parametrize("stage", ["pretrain", "finetune"])
+def test_what_the_paper_leaves_open_must_be_given(stage: str) -> None:
+    named = resolve(f"gram-paper/llama-3.2-3b/{stage}")
+    assert named.unset == OPEN
+    with pytest.raises(DataError, match=r"does not state batch\.rows.*--set batch\.rows="):
+        named.recipe()
+    assert "# batch.rows = ?" in recipe_text(named, Machine(), "x.toml")
+    almost = resolve(named.name, GIVEN[1:])
+    with pytest.raises(DataError, match=r"does not state batch\.rows; give them: --set batch\.rows=\.\.\.$"):
+        almost.recipe()
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "complaint"),
+    [
+        ("gram-paper/gpt-2/pretrain", (), "There is no recipe gram-paper/gpt-2/pretrain"),
+        ("gram-paper", (), "PRESET/BACKBONE/STAGE"),
+        ("gram-released/qwen3-8b/finetune", ("batch.rows",), "must be KEY=VALUE"),
+    ],
+)
+def test_a_wrong_name_or_change_says_what_would_be_right(name: str, changes: tuple[str, ...], complaint: str) -> None:
+    with pytest.raises(DataError, match=complaint):
+        resolve(name, changes)
+
+
+@pytest.mark.parametrize(
+    ("change", "complaint"),
+    [("batch.raws=3", r"batch\.raws"), ("batch.rows=-1", r"batch\.rows"), ("objective.smoothing=0.5", "smoothing")],
+)
+def test_a_change_is_checked_like_a_recipe(change: str, complaint: str) -> None:
+    with pytest.raises(DataError, match=complaint):
+        resolve("gram-released/qwen3-8b/finetune", (change,)).recipe()
+
+
+def test_changes_keep_their_type_and_words_are_texts() -> None:
+    named = resolve(
+        "gram-released/qwen3-8b/finetune",
+        ("data.train=['a.jsonl', 'b.jsonl']", "schedule.kind=linear", "seed=7", "output.runs=elsewhere/runs"),
+    )
+    recipe = named.recipe()
+    assert recipe.data.train == ("a.jsonl", "b.jsonl")
+    assert (recipe.schedule.kind, recipe.seed, recipe.output.runs) == ("linear", 7, "elsewhere/runs")
+
+
+def test_tables_are_joined_key_by_key() -> None:
+    assert merged({"a": {"x": 1, "y": 2}, "b": 1}, {"a": {"y": 3}, "c": 4}) == {"a": {"x": 1, "y": 3}, "b": 1, "c": 4}
+
+
+def test_rows_that_cannot_be_shared_out_are_told_before_the_run() -> None:
+    named = resolve("gram-released/qwen3-8b/finetune", ("batch.rows=100",))
+    with pytest.raises(DataError, match="not a multiple"):
+        plan(named.recipe(), named.architecture, named.expected, Machine())
+
+
+def test_a_card_that_is_too_small_is_told() -> None:
+    named = resolve("gram-released/qwen3-14b/finetune")
+    machine = Machine(gpu="A100-40GB", gpus=4, sharding="zero2")
+    lines = "\n".join(estimate_lines(plan(named.recipe(), named.architecture, named.expected, machine), machine))
+    assert "does NOT fit" in lines
+
+
+def test_the_backbone_of_a_file_is_found_or_asked_for(tmp_path: Path) -> None:
+    from service.settings import demo_model
+
+    recipe = resolve("gram-released/qwen3-8b/pretrain").recipe()
+    assert shape_of(recipe.model).hidden_size == 4096
+    demo = shape_of(recipe.model.model_copy(update={"path": str(demo_model())}))
+    assert demo.parameter_count == pytest.approx(3.67e6, rel=0.01)
+    with pytest.raises(DataError, match="--backbone"):
+        shape_of(recipe.model.model_copy(update={"path": str(tmp_path)}))
+
+
+def _command(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "training", *arguments], capture_output=True, text=True, check=False, timeout=100
+    )
+
+
+def test_the_commands_print_what_they_promise(tmp_path: Path) -> None:
+    file = tmp_path / "run.toml"
+    written = _command("recipe", "show", "gram-released/qwen3-8b/finetune", "--set", "seed=9", "--output", str(file))
+    assert written.returncode == 0, written.stderr
+    assert load_recipe(file).seed == 9
+    told = _command("estimate", str(file), "--pairs", "1000", "--mean-tokens", "900", "--backbone", "qwen3-8b")
+    assert "16.4 GB" in told.stdout, told.stderr
+    refused = _command("estimate", "gram-paper/qwen3-8b/finetune")
+    assert refused.returncode == 1
+    assert refused.stderr.startswith("error: gram-paper/qwen3-8b/finetune: arXiv 2506.14175 does not state batch.rows")

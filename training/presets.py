@@ -1,0 +1,184 @@
+"""Named recipes ``PRESET/BACKBONE/STAGE``: two presets, six backbones and two stages in three files instead of 24.
+
+A preset (`training/recipes/presets/*.toml`) holds what its authors said, stage by stage; `models.toml` holds the
+backbones. `resolve` puts them together into an ordinary recipe of `training.configs`; `training.planning` writes it
+out with hardware, launch command, memory arithmetic and expected hours on top. What a source does not state is *unset*:
+there is no recipe until the user has given it.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import tomllib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any, Literal, cast, get_args
+
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+
+from training.architectures import MODELS, Architecture, architectures
+from training.configs import FinetuneRecipe, PretrainRecipe, Recipe
+from training.data.pairs import DataError
+
+Stage = Literal["pretrain", "finetune"]
+STAGES: tuple[Stage, ...] = get_args(Stage)
+PRESETS = MODELS.parent
+_RECIPE: TypeAdapter[Any] = TypeAdapter(Recipe)
+_BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")
+
+
+class Expected(BaseModel):
+    """How much data the source trained on, for the estimate: pairs, and tokens of a row on average."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    pairs: int = Field(gt=0)
+    mean_tokens: float = Field(gt=0)
+
+
+@dataclass(frozen=True, slots=True)
+class Preset:
+    """A preset file: what its stages share, and each stage's own tables, unset keys and expectation."""
+
+    name: str
+    title: str
+    source: str
+    stages: Mapping[Stage, Mapping[str, Any]]
+    unset: Mapping[Stage, tuple[str, ...]]
+    expected: Mapping[Stage, Expected]
+
+
+@dataclass(frozen=True, slots=True)
+class NamedRecipe:
+    """One preset applied to one backbone at one stage; ``fields`` are those of a recipe file, ``unset`` are missing."""
+
+    name: str
+    preset: Preset
+    backbone: str
+    stage: Stage
+    fields: Mapping[str, Any]
+    unset: tuple[str, ...]
+
+    @property
+    def architecture(self) -> Architecture:
+        return architectures()[self.backbone]
+
+    @property
+    def expected(self) -> Expected:
+        return self.preset.expected[self.stage]
+
+    def recipe(self) -> PretrainRecipe | FinetuneRecipe:
+        """The typed recipe. Raises `DataError` naming what the source leaves open, or a wrong key."""
+        if self.unset:
+            given = " ".join(f"--set {key}=..." for key in self.unset)
+            raise DataError(
+                f"{self.name}: {self.preset.source} does not state {', '.join(self.unset)}; give them: {given}"
+            )
+        try:
+            made: PretrainRecipe | FinetuneRecipe = _RECIPE.validate_python(self.fields)
+        except ValidationError as error:
+            wrong = "; ".join(f"{'.'.join(map(str, e['loc'][1:]))}: {e['msg']}" for e in error.errors())
+            raise DataError(f"{self.name}: {wrong}.") from error
+        return made
+
+
+def names() -> list[str]:
+    """Every named recipe, presets first."""
+    return [f"{preset}/{backbone}/{stage}" for preset in presets() for backbone in architectures() for stage in STAGES]
+
+
+@cache
+def presets() -> dict[str, Preset]:
+    """The presets by name, from their files."""
+    return {path.stem: _preset(path) for path in sorted(PRESETS.glob("*.toml")) if path != MODELS}
+
+
+def _preset(path: Path) -> Preset:
+    data = tomllib.loads(path.read_text(encoding="utf-8"))
+    parts = {stage: dict(data[stage]) for stage in STAGES}
+    expected = {stage: Expected.model_validate(part.pop("expect")) for stage, part in parts.items()}
+    unset = {stage: tuple(part.pop("unset", ())) for stage, part in parts.items()}
+    stages = {stage: merged(data["shared"], part) for stage, part in parts.items()}
+    return Preset(path.stem, data["title"], data["source"], stages, unset, expected)
+
+
+def resolve(name: str, changes: Sequence[str] = ()) -> NamedRecipe:
+    """The recipe of a name, with ``changes`` such as ``batch.rows=256`` (values as in TOML; plain words are texts).
+
+    Raises `DataError` for an unknown name, with the nearest known parts, or a change that is not KEY=VALUE.
+    """
+    if name not in names():
+        offered = " / ".join("|".join(options) for options in (presets(), architectures(), STAGES))
+        raise DataError(f"There is no recipe {name}; names are PRESET/BACKBONE/STAGE: {offered}.")
+    first, backbone, last = name.split("/")
+    preset, stage = presets()[first], cast(Stage, last)
+    given = dict(_change(change) for change in changes)
+    fields = merged(_frame(preset.name, backbone, stage), preset.stages[stage])
+    for key, value in given.items():
+        fields = merged(fields, _nested(key, value))
+    return NamedRecipe(name, preset, backbone, stage, fields, tuple(k for k in preset.unset[stage] if k not in given))
+
+
+def _frame(preset: str, backbone: str, stage: Stage) -> dict[str, Any]:
+    """What follows from the name alone; stage 2 starts from what stage 1 leaves."""
+    checkpoints = {one: f"checkpoints/{preset}-{backbone}-{one}" for one in STAGES}
+    start = architectures()[backbone].hub if stage == "pretrain" else checkpoints["pretrain"]
+    return {
+        "stage": stage,
+        "version": f"{preset}-{backbone}-{stage}",
+        "model": {"path": start},
+        "output": {"directory": checkpoints[stage]},
+    }
+
+
+def _change(text: str) -> tuple[str, Any]:
+    key, equals, value = text.partition("=")
+    if not equals or not all(map(_BARE_KEY.fullmatch, key.split("."))):
+        raise DataError(f"--set {text}: must be KEY=VALUE, such as batch.rows=256.")
+    try:
+        return key, tomllib.loads(f"value = {value}")["value"]
+    except tomllib.TOMLDecodeError:
+        return key, value
+
+
+def _nested(key: str, value: Any) -> dict[str, Any]:
+    for part in reversed(key.split(".")):
+        value = {part: value}
+    made: dict[str, Any] = value
+    return made
+
+
+def merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """Tables joined key by key, all the way down; the second wins."""
+    out = dict(base)
+    for key, value in over.items():
+        inner = out.get(key)
+        out[key] = merged(inner, value) if isinstance(inner, Mapping) and isinstance(value, Mapping) else value
+    return out
+
+
+def toml_text(fields: Mapping[str, Any]) -> str:
+    """A recipe's fields as TOML: plain values first, then a table each."""
+    return "\n".join(_lines(fields, ())) + "\n"
+
+
+def _lines(table: Mapping[str, Any], path: tuple[str, ...]) -> Iterator[str]:
+    plain = {key: value for key, value in table.items() if not isinstance(value, Mapping)}
+    if path and plain:
+        yield f"\n[{'.'.join(path)}]"
+    for key, value in plain.items():
+        yield f"{key} = {_value(value)}"
+    for key, value in table.items():
+        if isinstance(value, Mapping):
+            yield from _lines(value, (*path, key))
+
+
+def _value(value: Any) -> str:
+    if isinstance(value, list | tuple):
+        return f"[{', '.join(map(_value, value))}]"
+    if isinstance(value, float) and not isinstance(value, bool):
+        return repr(value)
+    return json.dumps(value, ensure_ascii=False)
