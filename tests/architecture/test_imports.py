@@ -142,7 +142,7 @@ ROOMS: dict[str, Room] = {
     ),
     "training.data": Room(
         (*NOUNS, "service.judging", "service.manifest", "service.tokenization"),
-        ("tokenizers", "transformers", "datasets", "pyarrow", "openpyxl", "tqdm"),
+        ("tokenizers", "transformers", "datasets", "pyarrow", "openpyxl", "tqdm", "numpy", "matplotlib", "pydantic"),
     ),
     "training.objectives": Room(("service.types",), ("torch",)),
     "training.evaluation": Room(

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -116,6 +116,11 @@ def _pair(path: Path, row: int, line: str) -> Pair:
         raise DataError(f"{where}: not JSON ({error}); every row must be one JSON object.") from error
     if not isinstance(data, dict):
         raise DataError(f"{where}: not a JSON object; every row must be one.")
+    return pair_of_row(where, data, f"{path.stem}/{row}")
+
+
+def pair_of_row(where: str, data: Mapping[str, Any], default_id: str) -> Pair:
+    """One row as a pair; ``where`` names file and row in errors. Raises `DataError` naming the field."""
     if unknown := sorted(data.keys() - _KNOWN):
         raise DataError(f"{where}, field {unknown[0]}: unknown (known: {', '.join(sorted(_KNOWN))}).")
     label = data.get("label")
@@ -125,7 +130,7 @@ def _pair(path: Path, row: int, line: str) -> Pair:
     if margin is not None and (isinstance(margin, bool) or not isinstance(margin, int | float)):
         raise DataError(f"{where}, field margin: must be a number.")
     return Pair(
-        id=_text(where, data, "id") if "id" in data else f"{path.stem}/{row}",
+        id=_text(where, data, "id") if "id" in data else default_id,
         prompt=_prompt(where, data),
         response_a=_text(where, data, "response_a"),
         response_b=_text(where, data, "response_b"),
@@ -135,7 +140,7 @@ def _pair(path: Path, row: int, line: str) -> Pair:
     )
 
 
-def _text(where: str, data: dict[str, Any], key: str) -> str:
+def _text(where: str, data: Mapping[str, Any], key: str) -> str:
     if key not in data:
         raise DataError(f"{where}, field {key}: missing.")
     if not isinstance(data[key], str):
@@ -143,7 +148,7 @@ def _text(where: str, data: dict[str, Any], key: str) -> str:
     return str(data[key])
 
 
-def _prompt(where: str, data: dict[str, Any]) -> Prompt:
+def _prompt(where: str, data: Mapping[str, Any]) -> Prompt:
     value = data.get("prompt")
     if isinstance(value, str):
         return Prompt.from_text(value)
