@@ -1,0 +1,113 @@
+"""From trained weights to the directory the service loads: weights, tokenizer, `judge.json` with a pair to be tested on."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import torch
+from peft import PeftModel
+from transformers import PreTrainedTokenizerBase
+
+from service.judging.base import Family
+from service.manifest import JudgeEntry, Manifest, SelfTest
+from training.configs import OutputSection
+from training.data.pairs import Pair
+from training.stages.saving import whole_directory
+
+log = logging.getLogger(__name__)
+
+SELF_TEST_TOKENS_CHARS = 400
+"""A self-test is asked at every start of the service: a short pair will do."""
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """A pair, and what the trained model says of it: P(the better response is better), over both orders, and in each."""
+
+    pair: Pair
+    p: float
+    p_orders: tuple[float, float]
+
+
+def pick_self_test(judged: Sequence[Judged]) -> SelfTest | None:
+    """The short pair the model is surest of, among those it gets right in both orders; None if there is none.
+
+    The service asks for half of the confidence above 0.5, so that another number format or engine does not fail it.
+    """
+    right = [j for j in judged if min(j.p_orders) > 0.5 and j.pair.prompt.is_single_turn and _is_fit(j.pair)]
+    if not right:
+        return None
+    best = max(right, key=lambda j: (_chars(j.pair) <= SELF_TEST_TOKENS_CHARS, j.p))
+    least = math.floor((0.5 + (best.p - 0.5) / 2) * 100) / 100
+    return SelfTest(best.pair.prompt.messages[0].content, best.pair.chosen, best.pair.rejected, least)
+
+
+def gathered_state(trainer: Any) -> dict[str, torch.Tensor] | None:
+    """The whole state dict on the main process, None on the others; every process must call it."""
+    state: dict[str, torch.Tensor] = trainer.accelerator.get_state_dict(trainer.model_wrapped)
+    return state if trainer.args.should_save else None
+
+
+def save_model(
+    directory: Path, model: Any, state: dict[str, torch.Tensor], tokenizer: PreTrainedTokenizerBase, dtype: str, base: Any
+) -> None:
+    """Weights in ``dtype`` and tokenizer into ``directory``. ``base()`` loads the backbone anew to merge adapters into."""
+    kind = getattr(torch, dtype)
+    if isinstance(model, PeftModel):
+        with TemporaryDirectory(dir=directory) as adapters:
+            model.save_pretrained(adapters, state_dict=state)
+            merged = PeftModel.from_pretrained(base(), adapters).merge_and_unload()
+        merged.to(kind).save_pretrained(directory)
+    else:
+        cast = {name: t.to(kind) if t.is_floating_point() else t for name, t in state.items()}
+        model.config.dtype = kind
+        model.save_pretrained(directory, state_dict=cast)
+    tokenizer.save_pretrained(directory)
+
+
+def entry(
+    name: str, family: Family, max_prompt_tokens: int, max_rationale_tokens: int, self_test: SelfTest | None
+) -> JudgeEntry:
+    """A judge of the manifest."""
+    labels = () if family.reads == "scalar" else family.labels
+    return JudgeEntry(
+        name, family.name, family.template, labels, max_prompt_tokens, max_rationale_tokens, self_test
+    )
+
+
+def write_checkpoint(
+    output: OutputSection, version: str, entries: tuple[JudgeEntry, ...], write_weights: Any
+) -> None:
+    """The whole directory, or nothing. ``write_weights(directory)`` puts the weights there. Raises `SaveError`."""
+    directory = Path(output.directory)
+    if any(e.self_test is None for e in entries):
+        log.warning("%s: no evaluation pair was right in both orders, so judge.json has no self-test.", directory)
+    with whole_directory(directory) as part:
+        write_weights(part)
+        if entries:
+            Manifest(version, entries).save(part)
+    log.info("wrote %s", directory)
+
+
+def _is_fit(pair: Pair) -> bool:
+    """The manifest takes texts that are not empty and valid Unicode."""
+    texts = (pair.prompt.messages[0].content, pair.chosen, pair.rejected)
+    return all(text.strip() and text.isprintable() or text.strip() and _encodes(text) for text in texts)
+
+
+def _encodes(text: str) -> bool:
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _chars(pair: Pair) -> int:
+    return len(pair.prompt.messages[0].content) + len(pair.response_a) + len(pair.response_b)

@@ -1,0 +1,98 @@
+"""What every stage does around its own lines: arguments for the trainer, resuming, the last evaluation."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import TrainingArguments
+from transformers.trainer_utils import get_last_checkpoint
+
+from training.configs import ScheduleSection, StageRecipe
+from training.data.pairs import DataError
+from training.stages.datasets import check_enough
+
+log = logging.getLogger(__name__)
+
+_KINDS = {"constant": "constant_with_warmup", "trapezoid": "warmup_stable_decay"}
+
+
+def processes() -> int:
+    """How many processes the launcher started."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def total_steps(schedule: ScheduleSection, rows: int, rows_per_step: int) -> int:
+    """Optimizer steps of the run; an epoch's last step may be a smaller one."""
+    return schedule.steps or max(1, math.ceil(schedule.epochs * math.ceil(rows / rows_per_step)))
+
+
+def arguments(recipe: StageRecipe, rows: int, *, evaluates: bool) -> TrainingArguments:
+    """The recipe in the Trainer's words. Raises `DataError` for batches that cannot be divided among processes."""
+    accumulation = recipe.batch.accumulation(processes())
+    check_enough(rows, processes())
+    steps = total_steps(recipe.schedule, rows, recipe.batch.rows)
+    directory = recipe.run_directory
+    os.environ["TENSORBOARD_LOGGING_DIR"] = str(directory / "curves")
+    periodic = evaluates and recipe.evaluation.every > 0
+    return TrainingArguments(
+        output_dir=str(directory),
+        per_device_train_batch_size=recipe.batch.rows_per_device,
+        per_device_eval_batch_size=recipe.evaluation.rows_per_device,
+        gradient_accumulation_steps=accumulation,
+        max_steps=steps,
+        learning_rate=recipe.optimizer.learning_rate,
+        adam_beta1=recipe.optimizer.betas[0],
+        adam_beta2=recipe.optimizer.betas[1],
+        weight_decay=recipe.optimizer.weight_decay,
+        max_grad_norm=recipe.optimizer.clip_norm,
+        lr_scheduler_type=_KINDS.get(recipe.schedule.kind, recipe.schedule.kind),
+        lr_scheduler_kwargs=_decay(recipe.schedule, steps),
+        warmup_steps=math.ceil(recipe.schedule.warmup * steps),
+        bf16=recipe.precision.compute == "bfloat16",
+        use_cpu=not torch.cuda.is_available(),
+        gradient_checkpointing=recipe.model.gradient_checkpointing,
+        eval_strategy="steps" if periodic else "no",
+        eval_steps=recipe.evaluation.every or None,
+        save_steps=recipe.output.save_every,
+        save_total_limit=recipe.output.keep,
+        logging_steps=recipe.tracker.every,
+        report_to=[] if recipe.tracker.name == "none" else [recipe.tracker.name],
+        seed=recipe.seed,
+        data_seed=recipe.seed,
+        train_sampling_strategy="random" if recipe.data.shuffle else "sequential",
+        remove_unused_columns=False,
+        label_names=[],
+    )
+
+
+def _decay(schedule: ScheduleSection, steps: int) -> dict[str, Any]:
+    if schedule.kind != "trapezoid":
+        return {}
+    return {"num_decay_steps": steps - int(schedule.decay_from * steps), "decay_type": "linear"}
+
+
+def train(trainer: Any, *, resume: bool) -> None:
+    """Run the training loop, from the last saved state if asked to. Raises `DataError` when there is none."""
+    runs = Path(trainer.args.output_dir)
+    state = get_last_checkpoint(str(runs)) if runs.is_dir() else None
+    if resume and state is None:
+        raise DataError(f"{runs} holds no saved state to go on from; start without --resume.")
+    if state and not resume:
+        log.warning("%s holds the state of an earlier run; --resume would go on from it.", runs)
+    trainer.train(resume_from_checkpoint=state if resume else None)
+    if trainer.args.should_save:
+        trainer.write_history()
+
+
+def write_figures(recipe: StageRecipe, figures: dict[str, float]) -> None:
+    """The run's last evaluation, as ``final.json`` beside its history."""
+    recipe.run_directory.mkdir(parents=True, exist_ok=True)
+    path = recipe.run_directory / "final.json"
+    path.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
+    log.info("final: %s", ", ".join(f"{name} {value:.4f}" for name, value in figures.items()))

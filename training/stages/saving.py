@@ -1,0 +1,64 @@
+"""Directories that are whole or absent: written beside their place, flushed to the disk, renamed into it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+class SaveError(Exception):
+    """A checkpoint could not be written; nothing of it was left behind, and what was there before is untouched."""
+
+
+def part_of(directory: Path) -> Path:
+    """Where a directory is written before it is one."""
+    return directory.with_name(f".{directory.name}.part")
+
+
+@contextmanager
+def whole_directory(directory: Path) -> Iterator[Path]:
+    """Yields an empty directory to write into; on leaving it becomes ``directory``, in place of what was there.
+
+    Notes (``*.md``) of the directory it replaces are kept. Raises `SaveError` when anything fails while writing - a full
+    disk shows as `OSError`, as safetensors' own error or as a RuntimeError of torch - and removes what was written.
+    """
+    part = part_of(directory)
+    shutil.rmtree(part, ignore_errors=True)
+    try:
+        part.mkdir(parents=True)
+        yield part
+        for note in directory.glob("*.md"):
+            if not (part / note.name).exists():
+                shutil.copy2(note, part)
+        flush(part)
+        put_in_place(part, directory)
+    except Exception as error:
+        shutil.rmtree(part, ignore_errors=True)
+        raise failure(directory, error) from error
+
+
+def failure(directory: Path, error: Exception) -> SaveError:
+    """One sentence for the many ways libraries report that a file could not be written."""
+    reason = str(error).strip().partition("\n")[0] or type(error).__name__
+    return SaveError(f"{directory} could not be written ({reason}); free space on its disk, then go on with --resume.")
+
+
+def flush(directory: Path) -> None:
+    """Force every file of a directory to the disk: a rename must not come before the contents."""
+    for path in sorted(directory.rglob("*")):
+        if path.is_file():
+            with path.open("rb") as file:
+                os.fsync(file.fileno())
+
+
+def put_in_place(part: Path, directory: Path) -> None:
+    """Rename ``part`` to ``directory``; what was there moves aside first and is removed last."""
+    old = directory.with_name(f".{directory.name}.old")
+    shutil.rmtree(old, ignore_errors=True)
+    if directory.exists():
+        directory.rename(old)
+    part.rename(directory)
+    shutil.rmtree(old, ignore_errors=True)

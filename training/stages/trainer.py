@@ -1,0 +1,141 @@
+"""What all stages share, on top of transformers' Trainer: exact losses, whole checkpoints, a history.
+
+**Losses.** A stage names its terms; each term of an optimizer step is a sum over everything the step saw - all
+micro-batches, all processes - divided by how much there was. So the gradient of four micro-batches is that of one large
+batch, also when they hold unequal numbers of tokens, and two processes compute what one would. (A mean handed to the
+Trainer as ``compute_loss_func`` is taken for a finished sum and comes out once for every micro-batch.)
+
+**Checkpoints** are written beside their place and renamed into it: a full disk leaves the last good one.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from abc import abstractmethod
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import Trainer
+from transformers.trainer_utils import rotate_checkpoints
+
+from training.configs import StageRecipe
+from training.stages.examples import Batch
+from training.stages.optimizers import MuonWithAdamW
+from training.stages.saving import failure, flush, part_of, put_in_place
+
+HISTORY = "history.jsonl"
+
+
+class StageTrainer(Trainer):
+    """Trainer of a recipe. A stage says what its terms are: `term_sums`, `term_counts`, and ``weights`` of those in the
+    loss; terms without a weight are only reported."""
+
+    loss_is_scaled_for_ga = True
+
+    def __init__(self, recipe: StageRecipe, weights: Mapping[str, float], names: tuple[str, ...], **options: Any) -> None:
+        """``names`` are all terms, reported ones too, in the order of the logs."""
+        super().__init__(**options)
+        self.recipe = recipe
+        self.weights = dict(weights)
+        self.names = names
+        self._sums = torch.zeros(len(names), dtype=torch.float64)
+        self._counts = torch.zeros(len(names), dtype=torch.float64)
+
+    @abstractmethod
+    def term_sums(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
+        """Sum of each term over a micro-batch."""
+
+    @abstractmethod
+    def term_counts(self, batch: Batch) -> dict[str, int]:
+        """What each term's sum is divided by: rows, pairs or tokens of a micro-batch."""
+
+    def get_batch_samples(
+        self, epoch_iterator: Iterator[Batch], num_batches: int, device: torch.device
+    ) -> tuple[list[Batch], Any]:
+        """The micro-batches of a step, and each term's count over all of them and all processes."""
+        batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
+        counts = torch.zeros(len(self.names), dtype=torch.float64)
+        for batch in batches:
+            for name, count in self.term_counts(batch).items():
+                counts[self.names.index(name)] += count
+        return batches, self._over_processes(counts)
+
+    def compute_loss(
+        self, model: nn.Module, inputs: Batch, return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
+        """This process's part of the step's loss; the mean over processes of these parts, summed, is the loss."""
+        sums, counts = self.term_sums(model, inputs), self.term_counts(inputs)
+        loss = torch.zeros((), device=next(iter(sums.values())).device)
+        for name, value in sums.items():
+            index = self.names.index(name)
+            self._sums[index] += value.detach().double().cpu()
+            self._counts[index] += counts[name]
+            if name in self.weights:
+                loss = loss + self.weights[name] * value / num_items_in_batch[index].item()
+        loss = loss * self.accelerator.num_processes  # gradients are averaged over processes
+        return (loss, {}) if return_outputs else loss
+
+    def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
+        if self.optimizer is None and self.recipe.optimizer.name == "muon":
+            self.optimizer = MuonWithAdamW(model or self.model, self.recipe.optimizer)
+        return super().create_optimizer(model)
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Adds the mean of every term since the last log to the training logs."""
+        if "loss" in logs:
+            both = self._over_processes(torch.stack([self._sums, self._counts]))
+            sums, counts = both[0].tolist(), both[1].tolist()
+            logs |= {n: s / c for n, s, c in zip(self.names, sums, counts, strict=True) if c}
+            self._sums.zero_()
+            self._counts.zero_()
+        super().log(logs, start_time)
+
+    def _over_processes(self, values: Tensor) -> Tensor:
+        if self.accelerator.num_processes == 1:
+            return values
+        kind = torch.float32 if self.args.device.type == "mps" else torch.float64
+        reduced: Tensor = self.accelerator.reduce(values.to(self.args.device, kind), reduction="sum")
+        return reduced.cpu()
+
+    def _get_output_dir(self, trial: Any) -> str:
+        return str(self._writing or super()._get_output_dir(trial))
+
+    _writing: Path | None = None
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        """The library's checkpoint, written aside and renamed by the main process. Raises `SaveError`."""
+        runs = Path(self.args.output_dir)
+        name = f"checkpoint-{self.state.global_step}"
+        self._writing = part_of(runs / name)
+        if self.args.should_save:
+            shutil.rmtree(self._writing, ignore_errors=True)
+        self.accelerator.wait_for_everyone()
+        try:
+            super()._save_checkpoint(model, trial)
+            self.accelerator.wait_for_everyone()
+            if self.args.should_save:
+                (self._writing / name / "training_args.bin").unlink(missing_ok=True)  # a pickle nobody reads
+                flush(self._writing)
+                put_in_place(self._writing / name, runs / name)
+                rotate_checkpoints(str(runs), self.args.save_total_limit, use_mtime=False)
+                self.write_history()
+        except Exception as error:
+            raise failure(runs / name, error) from error
+        finally:
+            if self.args.should_save:
+                shutil.rmtree(self._writing, ignore_errors=True)
+            self._writing = None
+        self.accelerator.wait_for_everyone()
+
+    def write_history(self) -> None:
+        """Everything that was logged, one line a step: what `curves` draws."""
+        path = Path(self.args.output_dir) / HISTORY
+        part = path.with_suffix(".part")
+        part.write_text("".join(json.dumps(row) + "\n" for row in self.state.log_history), encoding="utf-8")
+        part.replace(path)
+
+
