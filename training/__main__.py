@@ -11,10 +11,15 @@ import logging
 import sys
 from importlib import import_module
 
+from service.errors import ServiceError
 from training.data.pairs import DataError
+from training.stages.saving import SaveError
 
 COMMANDS = (
+    "pretrain",
     "finetune",
+    "adapt",
+    "reward",
     "curves",
     "recipe",
     "estimate",
@@ -32,7 +37,7 @@ def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     try:
         modules[args.command].run(args)
-    except DataError as error:
+    except (DataError, SaveError, ServiceError) as error:
         sys.exit(f"error: {error}")
 
 

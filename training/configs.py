@@ -163,7 +163,7 @@ class EvaluationSection(Section):
 
 
 class SelfTestSection(Section):
-    """The pair the service asks the judge before it serves; without one the trainer picks an evaluation pair."""
+    """The evaluation pair the service asks the judge before it serves; without one the trainer picks the surest."""
 
     prompt: Name
     chosen: Name
@@ -220,7 +220,7 @@ class BradleyTerryObjective(Section):
     margin: bool = False
     centering: Weight = 0.0
     """Weight of (r_chosen + r_rejected)^2, which keeps rewards near zero."""
-    text_regularizer: Literal["none", "sft", "dpo", "dpo_noref"] = "none"
+    text_regularizer: Literal["none", "sft", "dpo_noref"] = "none"
     """GRM's regulariser (arXiv 2406.10216): the language-model head goes on generating on the shared backbone."""
     text_weight: Fraction = 0.01
     text_beta: Rate = 0.1

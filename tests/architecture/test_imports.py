@@ -128,7 +128,7 @@ ROOMS: dict[str, Room] = {
     "service.__main__": Room(("service",), ("fastapi", "uvicorn", "uvloop")),
     "client": Room((), ("httpx",)),
     "training": Room(),
-    "training.__main__": Room(("training",)),
+    "training.__main__": Room(("training", "service.errors")),
     # Thin: arguments in, one call; each command imports its own work when it runs.
     "training.commands": Room(("training",)),
     "training.configs": Room(("training.data.pairs",), ("pydantic",)),
@@ -169,7 +169,7 @@ ROOMS: dict[str, Room] = {
             "service.engines",
             "client",
         ),
-        ("torch", "transformers", "accelerate", "peft", "trl", "datasets", "tqdm"),
+        ("torch", "transformers", "accelerate", "peft", "trl", "datasets", "tqdm", "numpy"),
     ),
     # They measure the whole house from outside, each against its own opponent.
     "benchmarks": Room(("service", "training", "client"), ("httpx", "matplotlib", "psutil", "rich")),

@@ -31,7 +31,7 @@ class WrittenJudgment:
 
 
 def read_judgments(path: Path) -> Iterator[WrittenJudgment]:
-    """The judgments of a file, one at a time. Raises `DataError` naming file, row and field; an empty file is one too."""
+    """The judgments of a file, one at a time. Raises `DataError` naming file, row and field, for no rows too."""
     row = 0
     try:
         with path.open(encoding="utf-8", newline="\n") as lines:

@@ -13,7 +13,7 @@ from typing import Literal
 
 from torch.utils.data import Dataset
 
-from training.configs import DataSection
+from training.configs import DataSection, SelfTestSection
 from training.data.pairs import DataError, Pair, read_pairs
 from training.data.rows import shown_swapped
 from training.stages.examples import Example
@@ -50,7 +50,7 @@ class Interleaved(Dataset[Example]):
 
     def __init__(self, first: PairDataset, second: Dataset[Example]) -> None:
         self._parts = (first, second)
-        n, m = len(first), len(second)  # type: ignore[arg-type]
+        n, m = len(first), len(second)
         places = chain(((i + 0.5) / n, 0, i) for i in range(n)), (((i + 0.5) / m, 1, i) for i in range(m))
         self._order = [(part, i) for _, part, i in sorted(chain.from_iterable(places))]
 
@@ -85,6 +85,15 @@ def evaluation_pairs(data: DataSection, limit: int | None) -> list[Pair]:
     pairs = list(read_pairs(Path(data.evaluation)))[:limit]
     _require_labels(pairs, (data.evaluation,))
     return pairs
+
+
+def check_self_test(test: SelfTestSection | None, pairs: Sequence[Pair]) -> None:
+    """The pair a recipe names must be judged with the others. Raises `DataError`."""
+    if test is None:
+        return
+    texts = {(p.prompt.messages[-1].content, p.chosen, p.rejected) for p in pairs}
+    if (test.prompt, test.chosen, test.rejected) not in texts:
+        raise DataError("output.self_test is no pair of data.evaluation; add it there, or leave it out.")
 
 
 def check_enough(rows: int, processes: int) -> None:

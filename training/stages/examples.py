@@ -77,3 +77,28 @@ def collate(examples: Sequence[Example], pad_id: int) -> Batch:
 def _add(flat: dict[str, list[int]], kind: str, **columns: list[int]) -> None:
     for name, values in columns.items():
         flat.setdefault(f"{kind}.{name}", []).extend(values)
+
+
+def collate_families(
+    examples: Sequence[Example], pad_id: int, prefixes: Sequence[tuple[int, ...]]
+) -> dict[str, list[Batch]]:
+    """One batch for each family among the examples, without the tokens all prompts of the family begin with.
+
+    Raises `AssertionError` for a row that does not begin with its family's prefix.
+    """
+    families = sorted({example.family for example in examples})
+    return {"parts": [_without_prefix(examples, pad_id, family, prefixes[family]) for family in families]}
+
+
+def _without_prefix(examples: Sequence[Example], pad_id: int, family: int, prefix: tuple[int, ...]) -> Batch:
+    cut, rows = len(prefix), [example for example in examples if example.family == family]
+    assert all(row.ids[:cut] == prefix for row in rows), "A row does not begin with its family's prefix."
+    shorter = [
+        Example(
+            row.ids[cut:],
+            tuple(Read(r.kind, r.at - cut, r.right) for r in row.reads),
+            tuple(Span(s.kind, s.start - cut, s.end - cut) for s in row.spans),
+        )
+        for row in rows
+    ]
+    return {**collate(shorter, pad_id), "family": torch.tensor(family)}

@@ -1,4 +1,4 @@
-"""From trained weights to the directory the service loads: weights, tokenizer, `judge.json` with a pair to be tested on."""
+"""From trained weights to the directory the service loads: weights, tokenizer, `judge.json` with a self-test."""
 
 from __future__ import annotations
 
@@ -22,30 +22,33 @@ from training.stages.saving import whole_directory
 
 log = logging.getLogger(__name__)
 
-SELF_TEST_TOKENS_CHARS = 400
-"""A self-test is asked at every start of the service: a short pair will do."""
+SHORT = 400
+"""Characters of a pair that is asked at every start of the service."""
 
 
 @dataclass(frozen=True, slots=True)
 class Judged:
-    """A pair, and what the trained model says of it: P(the better response is better), over both orders, and in each."""
+    """A pair, and what the trained model says of it: P(the better response is better), overall and in each order."""
 
     pair: Pair
     p: float
     p_orders: tuple[float, float]
 
 
-def pick_self_test(judged: Sequence[Judged]) -> SelfTest | None:
-    """The short pair the model is surest of, among those it gets right in both orders; None if there is none.
+def pick_self_test(judged: Sequence[Judged], given: SelfTest | None = None) -> SelfTest | None:
+    """The recipe's own pair if the model gets it right, else the short pair the model is surest of.
 
-    The service asks for half of the confidence above 0.5, so that another number format or engine does not fail it.
+    Only pairs that both orders get right will do; None if there is none. The service asks for half of the confidence
+    above 0.5, so that another number format or engine does not fail a sound checkpoint.
     """
     right = [j for j in judged if min(j.p_orders) > 0.5 and j.pair.prompt.is_single_turn and _is_fit(j.pair)]
+    if given is not None:
+        own = [j for j in right if _texts(j.pair) == (given.prompt, given.chosen, given.rejected)]
+        right = own or right
     if not right:
         return None
-    best = max(right, key=lambda j: (_chars(j.pair) <= SELF_TEST_TOKENS_CHARS, j.p))
-    least = math.floor((0.5 + (best.p - 0.5) / 2) * 100) / 100
-    return SelfTest(best.pair.prompt.messages[0].content, best.pair.chosen, best.pair.rejected, least)
+    best = max(right, key=lambda j: (sum(map(len, _texts(j.pair))) <= SHORT, j.p))
+    return SelfTest(*_texts(best.pair), math.floor((0.5 + (best.p - 0.5) / 2) * 100) / 100)
 
 
 def gathered_state(trainer: Any) -> dict[str, torch.Tensor] | None:
@@ -55,9 +58,14 @@ def gathered_state(trainer: Any) -> dict[str, torch.Tensor] | None:
 
 
 def save_model(
-    directory: Path, model: Any, state: dict[str, torch.Tensor], tokenizer: PreTrainedTokenizerBase, dtype: str, base: Any
+    directory: Path,
+    model: Any,
+    state: dict[str, torch.Tensor],
+    tokenizer: PreTrainedTokenizerBase,
+    dtype: str,
+    base: Any,
 ) -> None:
-    """Weights in ``dtype`` and tokenizer into ``directory``. ``base()`` loads the backbone anew to merge adapters into."""
+    """Weights in ``dtype``, and the tokenizer. ``base()`` loads the backbone anew, to merge adapters into it."""
     kind = getattr(torch, dtype)
     if isinstance(model, PeftModel):
         with TemporaryDirectory(dir=directory) as adapters:
@@ -76,14 +84,10 @@ def entry(
 ) -> JudgeEntry:
     """A judge of the manifest."""
     labels = () if family.reads == "scalar" else family.labels
-    return JudgeEntry(
-        name, family.name, family.template, labels, max_prompt_tokens, max_rationale_tokens, self_test
-    )
+    return JudgeEntry(name, family.name, family.template, labels, max_prompt_tokens, max_rationale_tokens, self_test)
 
 
-def write_checkpoint(
-    output: OutputSection, version: str, entries: tuple[JudgeEntry, ...], write_weights: Any
-) -> None:
+def write_checkpoint(output: OutputSection, version: str, entries: tuple[JudgeEntry, ...], write_weights: Any) -> None:
     """The whole directory, or nothing. ``write_weights(directory)`` puts the weights there. Raises `SaveError`."""
     directory = Path(output.directory)
     if any(e.self_test is None for e in entries):
@@ -95,19 +99,13 @@ def write_checkpoint(
     log.info("wrote %s", directory)
 
 
+def _texts(pair: Pair) -> tuple[str, str, str]:
+    return pair.prompt.messages[0].content, pair.chosen, pair.rejected
+
+
 def _is_fit(pair: Pair) -> bool:
     """The manifest takes texts that are not empty and valid Unicode."""
-    texts = (pair.prompt.messages[0].content, pair.chosen, pair.rejected)
-    return all(text.strip() and text.isprintable() or text.strip() and _encodes(text) for text in texts)
-
-
-def _encodes(text: str) -> bool:
     try:
-        text.encode("utf-8")
+        return all(text.strip() and text.encode("utf-8") for text in _texts(pair))
     except UnicodeEncodeError:
         return False
-    return True
-
-
-def _chars(pair: Pair) -> int:
-    return len(pair.prompt.messages[0].content) + len(pair.response_a) + len(pair.response_b)

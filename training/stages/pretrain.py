@@ -6,8 +6,11 @@ response tokens only, and their logits exist for a thousand positions at a time.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
+
+from transformers import TrainerCallback
 
 from service.tokenization import ChatTokenizer
 from training.configs import PretrainRecipe
@@ -22,7 +25,9 @@ from training.stages.reading import make_readable
 from training.stages.run import arguments, train
 
 
-def pretrain(recipe: PretrainRecipe, *, resume: bool = False) -> JudgeTrainer:
+def pretrain(
+    recipe: PretrainRecipe, *, resume: bool = False, callbacks: Sequence[TrainerCallback] = ()
+) -> JudgeTrainer:
     """Train and write the checkpoint that `finetune` starts from. Raises `DataError` and `SaveError`."""
     tokenizer = load_tokenizer(recipe.model)
     rows = PretrainRows(ChatTokenizer(tokenizer), recipe.data.max_tokens)
@@ -46,6 +51,7 @@ def pretrain(recipe: PretrainRecipe, *, resume: bool = False) -> JudgeTrainer:
         train_dataset=dataset,
         data_collator=partial(collate, pad_id=tokenizer.pad_token_id),
         processing_class=tokenizer,
+        callbacks=list(callbacks),
     )
     train(trainer, resume=resume)
     _export(recipe, trainer, model, tokenizer)

@@ -1,8 +1,9 @@
 """A causal language model that is read where a judge is read, and computes nothing else.
 
 A stage-2 row needs two logits at one position. The usual forward multiplies every position by the whole vocabulary:
-2,048 x 152,000 numbers for a Qwen3 row, of which two are used. `make_readable` gives a model's forward one more argument,
-``wanted``: the backbone runs as ever, and the output matrix is applied to the wanted positions, or to two of its rows.
+2,048 x 152,000 numbers for a Qwen3 row, of which two are used. `make_readable` gives a model's forward one more
+argument, ``wanted``: the backbone runs as ever, and the output matrix is applied to the wanted positions, or to two of
+its rows.
 
 The forward of the model itself is extended, so whatever wraps a model (DDP, FSDP2, DeepSpeed, PEFT, autocast,
 generation) goes on working; the output matrix is still reached through its own module, whose hooks gather its shards.
@@ -78,7 +79,11 @@ def make_readable(model: PreTrainedModel) -> None:
     usual = model.forward
 
     def forward(
-        self: PreTrainedModel, *args: Any, wanted: list[Wanted] | None = None, prefix: Tensor | None = None, **inputs: Any
+        self: PreTrainedModel,
+        *args: Any,
+        wanted: list[Wanted] | None = None,
+        prefix: Tensor | None = None,
+        **inputs: Any,
     ) -> Any:
         if wanted is None:
             return usual(*args, **inputs)

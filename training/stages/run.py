@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import TrainingArguments
+from transformers import TrainingArguments, set_seed
 from transformers.trainer_utils import get_last_checkpoint
 
 from training.configs import ScheduleSection, StageRecipe
@@ -33,7 +33,11 @@ def total_steps(schedule: ScheduleSection, rows: int, rows_per_step: int) -> int
 
 
 def arguments(recipe: StageRecipe, rows: int, *, evaluates: bool) -> TrainingArguments:
-    """The recipe in the Trainer's words. Raises `DataError` for batches that cannot be divided among processes."""
+    """The recipe in the Trainer's words; fresh weights are drawn by its seed from here on.
+
+    Raises `DataError` for batches that cannot be divided among processes.
+    """
+    set_seed(recipe.seed)
     accumulation = recipe.batch.accumulation(processes())
     check_enough(rows, processes())
     steps = total_steps(recipe.schedule, rows, recipe.batch.rows)
@@ -91,7 +95,8 @@ def train(trainer: Any, *, resume: bool) -> None:
 
 
 def write_figures(recipe: StageRecipe, figures: dict[str, float]) -> None:
-    """The run's last evaluation, as ``final.json`` beside its history."""
+    """The run's last evaluation, as ``final.json`` beside its history; how long it took is left out."""
+    figures = {n: v for n, v in figures.items() if not n.endswith(("runtime", "_per_second", "preparation_time"))}
     recipe.run_directory.mkdir(parents=True, exist_ok=True)
     path = recipe.run_directory / "final.json"
     path.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")

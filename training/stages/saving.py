@@ -22,8 +22,8 @@ def part_of(directory: Path) -> Path:
 def whole_directory(directory: Path) -> Iterator[Path]:
     """Yields an empty directory to write into; on leaving it becomes ``directory``, in place of what was there.
 
-    Notes (``*.md``) of the directory it replaces are kept. Raises `SaveError` when anything fails while writing - a full
-    disk shows as `OSError`, as safetensors' own error or as a RuntimeError of torch - and removes what was written.
+    Notes (``*.md``) of the directory it replaces are kept. Raises `SaveError` when anything fails while writing (a full
+    disk shows as `OSError`, as safetensors' own error or as torch's RuntimeError) and removes what was written.
     """
     part = part_of(directory)
     shutil.rmtree(part, ignore_errors=True)

@@ -36,7 +36,9 @@ class StageTrainer(Trainer):
 
     loss_is_scaled_for_ga = True
 
-    def __init__(self, recipe: StageRecipe, weights: Mapping[str, float], names: tuple[str, ...], **options: Any) -> None:
+    def __init__(
+        self, recipe: StageRecipe, weights: Mapping[str, float], names: tuple[str, ...], **options: Any
+    ) -> None:
         """``names`` are all terms, reported ones too, in the order of the logs."""
         super().__init__(**options)
         self.recipe = recipe
@@ -80,9 +82,10 @@ class StageTrainer(Trainer):
         return (loss, {}) if return_outputs else loss
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
-        if self.optimizer is None and self.recipe.optimizer.name == "muon":
-            self.optimizer = MuonWithAdamW(model or self.model, self.recipe.optimizer)
-        return super().create_optimizer(model)
+        if self.recipe.optimizer.name == "muon" and self.optimizer is None:
+            self.optimizer: torch.optim.Optimizer = MuonWithAdamW(model or self.model, self.recipe.optimizer)
+        made: torch.optim.Optimizer = super().create_optimizer(model)
+        return made
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Adds the mean of every term since the last log to the training logs."""
@@ -137,5 +140,3 @@ class StageTrainer(Trainer):
         part = path.with_suffix(".part")
         part.write_text("".join(json.dumps(row) + "\n" for row in self.state.log_history), encoding="utf-8")
         part.replace(path)
-
-

@@ -1,0 +1,250 @@
+"""The discriminative baseline: a backbone with one output, trained on pairs, served as family ``scalar``.
+
+Both conversations of a pair go through one forward; the reward is read at the last token, as the service reads it.
+GRM's text regulariser (arXiv 2406.10216) keeps the language-model head at work on the same hidden states; it is not
+saved. Left out: that paper's variant with a reference model, which needs a second model in memory.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from types import MethodType
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils.data import Dataset
+from transformers import EvalPrediction, TrainerCallback
+
+from service.judging import scalar
+from service.judging.base import sigmoid
+from service.manifest import SelfTest
+from service.tokenization import ChatTokenizer
+from service.types import Rendered
+from training.configs import RewardRecipe
+from training.data.pairs import DataError, Pair
+from training.data.rows import RewardRow, RewardRows
+from training.evaluation.statistics import expected_calibration_error
+from training.objectives.bradley_terry import bradley_terry_losses
+from training.objectives.text_regularizer import text_losses
+from training.stages.datasets import check_self_test, evaluation_pairs, training_pairs
+from training.stages.examples import Batch, Example, Span, collate
+from training.stages.export import Judged, entry, gathered_state, pick_self_test, save_model, write_checkpoint
+from training.stages.models import load_causal, load_scalar, load_tokenizer, with_adapters
+from training.stages.reading import ReadableHead
+from training.stages.run import arguments, train, write_figures
+from training.stages.trainer import StageTrainer
+
+log = logging.getLogger(__name__)
+
+
+def train_reward(
+    recipe: RewardRecipe, *, resume: bool = False, callbacks: Sequence[TrainerCallback] = ()
+) -> RewardTrainer:
+    """Train, measure on the held-out pairs, write the checkpoint. Raises `DataError` and `SaveError`."""
+    tokenizer = load_tokenizer(recipe.model)
+    chat = ChatTokenizer(tokenizer)
+    pairs = training_pairs(recipe.data, recipe.seed, labelled=True)
+    if recipe.objective.margin:
+        _require_margins(pairs)
+    dataset = RewardDataset(pairs, chat, recipe)
+    held_out = evaluation_pairs(recipe.data, recipe.evaluation.limit)
+    check_self_test(recipe.output.self_test, held_out)
+    args = arguments(recipe, max(1, len(dataset)), evaluates=bool(held_out))
+
+    model = load_scalar(recipe.model, recipe.precision, tokenizer)
+    read_rewards(model)
+    if recipe.objective.text_regularizer != "none":
+        add_text_head(model, recipe, tokenizer)
+    if recipe.objective.freeze_backbone:
+        model.base_model.requires_grad_(False)
+    if recipe.model.lora is not None:
+        model = with_adapters(model, recipe.model.lora, "SEQ_CLS")
+    trainer = RewardTrainer(
+        recipe,
+        model=model,
+        args=args,
+        train_dataset=dataset,
+        eval_dataset=RewardDataset(held_out, chat, recipe) if held_out else None,
+        data_collator=partial(collate_pairs, pad_id=tokenizer.pad_token_id),
+        processing_class=tokenizer,
+        callbacks=list(callbacks),
+        compute_metrics=rewarded,
+    )
+    if len(dataset):
+        train(trainer, resume=resume)
+    judged = _final(recipe, trainer, held_out)
+    _export(recipe, trainer, model, tokenizer, judged)
+    return trainer
+
+
+class RewardDataset(Dataset[tuple[Example, Example, float]]):
+    """Each pair as two conversations, the better one first, and its margin."""
+
+    def __init__(self, pairs: Sequence[Pair], chat: ChatTokenizer, recipe: RewardRecipe) -> None:
+        self._pairs, self._chat = pairs, chat
+        self._rows = RewardRows(chat, scalar.FAMILY, recipe.data.max_tokens)
+        self._text = recipe.objective.text_regularizer != "none"
+
+    def __len__(self) -> int:
+        return len(self._pairs)
+
+    def __getitem__(self, index: int) -> tuple[Example, Example, float]:
+        pair = self._pairs[index]
+        row = self._rows.row(pair)
+        start = self._response_start(pair, row) if self._text else 0
+        chosen, rejected = (
+            Example(ids, spans=(Span("text", start, len(ids)),) if self._text else ())
+            for ids in (row.chosen, row.rejected)
+        )
+        return chosen, rejected, pair.margin or 0.0
+
+    def _response_start(self, pair: Pair, row: RewardRow) -> int:
+        """Where the responses begin; in a row whose prompt was cut, where the two conversations part."""
+        opening = self._chat.encode(Rendered(pair.prompt.messages, generation_prompt=True))
+        if row.chosen[: len(opening)] == opening == row.rejected[: len(opening)]:
+            return len(opening)
+        both = zip(row.chosen, row.rejected, strict=False)
+        return next((i for i, (a, b) in enumerate(both) if a != b), min(len(row.chosen), len(row.rejected)) - 1)
+
+
+def collate_pairs(items: Sequence[tuple[Example, Example, float]], pad_id: int) -> Batch:
+    """``input_ids`` [2 B, T]: the better and the worse conversation of each pair in turn; ``margin`` [B]."""
+    batch = collate([example for chosen, rejected, _ in items for example in (chosen, rejected)], pad_id)
+    return {**batch, "margin": torch.tensor([margin for *_, margin in items])}
+
+
+def read_rewards(model: Any) -> None:
+    """Extend the model's forward by ``rewards=True``: rewards [rows] at the last tokens, and the hidden states' losses.
+
+    ``text`` are rows, columns and targets of tokens whose -log p is wanted, [n].
+    """
+    usual = model.forward
+
+    def forward(
+        self: Any, *args: Any, rewards: bool = False, text: tuple[Tensor, Tensor, Tensor] | None = None, **inputs: Any
+    ) -> Any:
+        if not rewards:
+            return usual(*args, **inputs)
+        hidden = self.base_model(*args, **inputs, use_cache=False).last_hidden_state
+        last = inputs["attention_mask"].sum(1) - 1
+        values = self.score(hidden[torch.arange(len(last), device=last.device), last])[:, 0].float()
+        if text is None:
+            return (values,)
+        rows, columns, targets = text
+        return values, self.text_head(hidden[rows, columns], None, targets)
+
+    model.forward = MethodType(forward, model)
+
+
+def add_text_head(model: Any, recipe: RewardRecipe, tokenizer: Any) -> None:
+    """Put the language model's output matrix beside the reward head, trainable; the saved checkpoint leaves it out."""
+    head = load_causal(recipe.model, recipe.precision, tokenizer).get_output_embeddings()
+    model.text_head = ReadableHead(head.in_features, head.out_features, bias=head.bias is not None)
+    model.text_head.load_state_dict(head.state_dict())
+    model.text_head.to(head.weight.dtype)
+
+
+class RewardTrainer(StageTrainer):
+    """Bradley-Terry and its relatives; see `training.objectives`."""
+
+    def __init__(self, recipe: RewardRecipe, **options: Any) -> None:
+        objective = recipe.objective
+        text = objective.text_weight if objective.text_regularizer != "none" else 0.0
+        weights = {"reward": 1.0 - text} | ({"text": text} if text else {})
+        super().__init__(recipe, weights, (*weights, "accuracy", "reward_gap"), **options)
+        self.objective = objective
+
+    def term_counts(self, batch: Batch) -> dict[str, int]:
+        return dict.fromkeys(self.names, batch["margin"].numel())
+
+    def term_sums(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
+        outputs = self._forward(model, batch)
+        chosen, rejected = outputs[0][0::2], outputs[0][1::2]
+        losses = bradley_terry_losses(
+            chosen,
+            rejected,
+            margin=batch["margin"] if self.objective.margin else None,
+            smoothing=self.objective.smoothing,
+            centering=self.objective.centering,
+        )
+        gap = chosen - rejected
+        sums = {"reward": losses.sum(), "accuracy": (gap > 0).sum(), "reward_gap": gap.sum()}
+        if "text" in self.weights:
+            sums["text"] = self._text_losses(batch, outputs[1], len(outputs[0])).sum()
+        return sums
+
+    def _forward(self, model: nn.Module, batch: Batch) -> tuple[Tensor, ...]:
+        inputs: dict[str, Any] = {"input_ids": batch["input_ids"], "attention_mask": batch["attention_mask"]}
+        if "text" in self.weights:
+            inputs["text"] = (batch["text.rows"], batch["text.columns"], batch["text.targets"])
+        outputs: tuple[Tensor, ...] = model(**inputs, rewards=True)
+        return outputs
+
+    def _text_losses(self, batch: Batch, losses: Tensor, rows: int) -> Tensor:
+        log_p = torch.zeros(rows, device=losses.device).index_add(0, batch["text.rows"], -losses)
+        kind, beta = self.objective.text_regularizer, self.objective.text_beta
+        assert kind != "none", "the text term has a weight only with a regulariser"
+        return text_losses(kind, log_p[0::2], log_p[1::2], beta=beta)
+
+    def prediction_step(
+        self, model: nn.Module, inputs: Batch, prediction_loss_only: bool, ignore_keys: list[str] | None = None
+    ) -> tuple[None, Tensor, Tensor]:
+        """Reward of the better response minus that of the worse [B, 1]."""
+        batch = self._prepare_inputs(inputs)
+        with torch.no_grad():
+            rewards = self._forward(model, batch)[0]
+        gap = (rewards[0::2] - rewards[1::2])[:, None]
+        return None, gap, torch.zeros_like(gap[:, 0], dtype=torch.long)
+
+
+def rewarded(prediction: EvalPrediction) -> dict[str, float]:
+    """Figures of held-out pairs. A scalar judge has no orders to disagree; ties count as half right."""
+    gap = np.asarray(prediction.predictions)[:, 0].astype(np.float64)
+    return {
+        "accuracy": float((gap > 0).mean() + 0.5 * (gap == 0).mean()),
+        "ece": expected_calibration_error(gap),
+        "loss": float(np.logaddexp(0.0, -gap).mean()),
+        "reward_gap": float(gap.mean()),
+    }
+
+
+def _final(recipe: RewardRecipe, trainer: RewardTrainer, pairs: Sequence[Pair]) -> list[Judged]:
+    if not pairs:
+        return []
+    output = trainer.predict(trainer.eval_dataset, metric_key_prefix="final")
+    gaps = np.asarray(output.predictions)[:, 0].astype(np.float64).tolist()
+    if trainer.args.should_save:
+        write_figures(recipe, {name.removeprefix("final_"): v for name, v in (output.metrics or {}).items()})
+    return [Judged(pair, sigmoid(gap), (sigmoid(gap), sigmoid(gap))) for pair, gap in zip(pairs, gaps, strict=True)]
+
+
+def _export(recipe: RewardRecipe, trainer: RewardTrainer, model: Any, tokenizer: Any, judged: Sequence[Judged]) -> None:
+    state = gathered_state(trainer)
+    if state is None:
+        return
+    state = {name: value for name, value in state.items() if "text_head." not in name}
+    given = recipe.output.self_test
+    test = pick_self_test(judged, SelfTest(given.prompt, given.chosen, given.rejected, 0.5) if given else None)
+    judge = entry(recipe.output.judge, scalar.FAMILY, int(model.config.max_position_embeddings), 0, test)
+
+    def base() -> Any:
+        return load_scalar(recipe.model, recipe.precision, tokenizer)
+
+    def write(directory: Path) -> None:
+        save_model(directory, model, state, tokenizer, recipe.output.weights, base)
+
+    write_checkpoint(recipe.output, recipe.version, (judge,), write)
+
+
+def _require_margins(pairs: Sequence[Pair]) -> None:
+    missing = [pair.id for pair in pairs if pair.margin is None]
+    if missing:
+        raise DataError(
+            f"Pair {missing[0]}, field margin: missing (in {len(missing)} of {len(pairs)} pairs); "
+            "set objective.margin to false, or use pairs that carry one."
+        )
