@@ -74,7 +74,9 @@ def _judgment(path: Path, row: int, line: str) -> WrittenJudgment:
         raise DataError(f'{where}, field order: must be "ab" or "ba".')
     if not isinstance(data["text"], str) or not data["text"].strip():
         raise DataError(f"{where}, field text: must be a text that is not empty.")
-    pair = pair_of_row(path, row, data["pair"])
+    if not isinstance(data["pair"], dict):
+        raise DataError(f"{where}, field pair: not a JSON object; every judgment needs its pair.")
+    pair = pair_of_row(f"{where}, field pair", data["pair"], f"{path.stem}/{row}")
     if pair.label is None:
         raise DataError(f"{where}, field pair.label: missing; a judgment decides for one response.")
     return WrittenJudgment(pair, data["order"], data["text"])

@@ -114,12 +114,6 @@ def _pair(path: Path, row: int, line: str) -> Pair:
         data = json.loads(line)
     except ValueError as error:
         raise DataError(f"{where}: not JSON ({error}); every row must be one JSON object.") from error
-    return pair_of_row(path, row, data)
-
-
-def pair_of_row(path: Path, row: int, data: Any) -> Pair:
-    """The pair of a JSON object, which row ``row`` of ``path`` is or holds. Raises `DataError`."""
-    where = f"{path}, row {row}"
     if not isinstance(data, dict):
         raise DataError(f"{where}: not a JSON object; every row must be one.")
     return pair_of_row(where, data, f"{path.stem}/{row}")
