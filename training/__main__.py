@@ -23,6 +23,7 @@ COMMANDS = (
     "curves",
     "recipe",
     "estimate",
+    "evaluate",
 )
 """Names of modules of `training.commands`, in the order of the help text. A command may have sub-commands."""
 

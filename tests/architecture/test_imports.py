@@ -152,11 +152,12 @@ ROOMS: dict[str, Room] = {
             *PURE,
             "service.manifest",
             "service.tokenization",
-            "service.scoring",
+            # A judge in this process is started as the service starts it.
+            *("service.judge", "service.scoring", "service.settings", "service.startup"),
             "service.engines",
             "client",
         ),
-        ("torch", "transformers", "matplotlib", "numpy", "scipy", "httpx", "tqdm"),
+        ("torch", "transformers", "matplotlib", "numpy", "scipy", "httpx", "tqdm", "prometheus_client"),
     ),
     "training.stages": Room(
         (
