@@ -56,7 +56,7 @@ PARTS: Mapping[str, Part] = {
     "Q12": Part("memory is bounded", QUEUES, "q12_", 10_000 * STORES),
     "Q13": Part("outliers leave no trace", QUEUES, "q13_", 2_000 * STORES),
     "Q14": Part("exports come back or are refused", QUEUES, "q14_", 2 * 2_000 * STORES),
-    "sequences": Part("any calls in any order match the model", QUEUES, "any_sequence"),
+    "sequences": Part("any calls in any order match the model", QUEUES, "any_sequence", 2_000 * STORES),
     "J1": Part(
         "comparisons are antisymmetric, rankings permutations",
         ("tests/service/ranking", "tests/service/test_aggregation.py", "tests/service/test_scoring.py"),

@@ -172,6 +172,7 @@ class StoreMachine(RuleBasedStateMachine):
 
     @initialize()
     def begin_empty(self) -> None:
+        count()
         self.keys = [self.bench.key() for _ in range(2)]
         self.queues: dict[QueueKey, tuple[str, int, list[float]]] = {}
         self.commits: dict[IdempotencyRecord, CommitResult] = {}
