@@ -56,6 +56,13 @@ def _judge_arguments(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--deadline", type=float, default=300.0, help="seconds the service may take for a request")
 
 
+def parse(words: list[str]) -> argparse.Namespace:
+    """The arguments of ``evaluate``, for programs that call `training.evaluation.run.evaluate_all` themselves."""
+    parser = argparse.ArgumentParser()
+    add_parser(parser.add_subparsers())
+    return parser.parse_args(["evaluate", *words])
+
+
 def run(args: argparse.Namespace) -> None:
     from training.evaluation.judges.base import EvaluationError
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,6 +13,8 @@ import pytest
 from tests.support.evaluation import FAILED, RIGHT, WRONG, Opinion, items_of, judged, lines_of, result_of
 from training.data.pairs import DataError
 from training.evaluation.benchmarks import BENCHMARKS, rewardbench, rm_bench, rmb
+from training.evaluation.benchmarks.base import HubPart
+from training.evaluation.benchmarks.files import read_hub
 from training.evaluation.items import Item, check_names, limited
 from training.evaluation.metrics import both_orders, single_order, two_orders
 from training.evaluation.results import Result, ScoreLine
@@ -404,3 +409,14 @@ def test_a_trial_keeps_prompts_whole_and_meets_every_subset() -> None:
     assert {item.pair.subset for item in some} == {"chat", "math", "code", "safety"}
     assert some == limited(items, 36, seed=0)
     assert len(limited(items, 10_000, seed=0)) == len(items)
+
+
+@pytest.mark.slow
+def test_the_hub_gives_the_items_that_files_give(tmp_path: Path) -> None:
+    """The datasets library on a folder, which it reads as it reads a repository."""
+    (tmp_path / "train.jsonl").write_text(json.dumps(_style_row("chat")) + "\n", encoding="utf-8")
+    part = HubPart(str(tmp_path), "train", "total_dataset.json")
+    loaded = read_hub(replace(BENCHMARKS["rm_bench"], hub=(part,)))
+    (record,) = loaded.files
+    assert (record.rows, record.known) == (1, None)
+    assert rm_bench.items(loaded.rows, 0) == items_of("rm_bench", [_style_row("chat")], file="total_dataset.json")
