@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -27,6 +28,7 @@ DATA_VARIABLE = "GRAM_DATA_DIR"
 
 async def evaluate_all(args: argparse.Namespace) -> list[Result]:
     """Each benchmark of ``args.what`` in turn. What is wrong with any data is found before a judge starts."""
+    logging.getLogger("httpx").setLevel(logging.WARNING)  # a line a request is no news beside a progress bar
     loaded = {name: load_items(BENCHMARKS[name], args) for name in args.what}
     results = []
     async with judge_of(args) as judge:

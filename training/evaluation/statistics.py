@@ -51,8 +51,9 @@ def clustered_interval(
     With ``weights``, the weighted mean of the cells' means (sections, domains), the weights brought to the sum 1;
     without, the plain mean. The variance is the cluster-robust one of the linearised mean (Liang & Zeger 1986; for
     benchmarks: Miller 2024, arXiv 2411.00640, there as ``mean +- 1.96 SE``, which leaves [0, 1] and has no width at
-    100 %). It becomes an effective sample size, and that a Wilson interval (Dean & Pagano 2015), which does neither and
-    equals `wilson_interval` when every sample is its own cluster. At 0 or 1 the effective size is that of the clusters.
+    100 %). It becomes an effective sample size, lowered where clusters are few (Korn & Graubard 1998), and that a
+    Wilson interval (Dean & Pagano 2015), which does neither and equals `wilson_interval` when every sample is its own
+    cluster. At 0 or 1 the effective size is that of the clusters.
     Raises `ValueError` for no samples, a cell without weight, a weight without samples.
     """
     data = np.asarray(values, dtype=np.float64)
@@ -66,7 +67,18 @@ def clustered_interval(
     value = min(1.0, max(0.0, float(share @ means)))
     influence = np.bincount(codes, (share / sizes)[kinds] * (data - means[kinds]))
     count = int(codes.max()) + 1
-    return _as_interval(value, float(influence @ influence), count, _flat_size(share, kinds, codes))
+    variance = float(influence @ influence) * _few(data.size, count, share.size)
+    return _as_interval(value, variance, count, _flat_size(share, kinds, codes))
+
+
+def _few(samples: int, clusters: int, cells: int) -> float:
+    """What the variance between few clusters is too small by, as a factor: 1 when every sample is its own cluster.
+
+    Its degrees of freedom are the clusters' beyond one a cell, not the samples'; so are those of the quantile.
+    """
+    wide, narrow = max(samples - cells, 1), max(clusters - cells, 1)
+    quantiles = scipy.stats.t.ppf(0.975, [narrow, wide])
+    return float((quantiles[0] / quantiles[1]) ** 2 * (clusters / narrow) / (samples / wide))
 
 
 def _flat_size(share: Floats, kinds: Integers, codes: Integers) -> float:

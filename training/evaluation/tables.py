@@ -19,7 +19,7 @@ COLUMNS = {
     "two_orders": "two orders, averaged",
     "single_order": "single order",
     "both_orders": "both orders right",
-    "valid_only": "valid only",
+    "valid_only": "two orders, valid only",
     "length": "longer wins",
 }
 _INK, _MUTED, _GRID = "#1f4e79", "#8a8a8a", "#e4e4e4"
@@ -28,12 +28,13 @@ _INK, _MUTED, _GRID = "#1f4e79", "#8a8a8a", "#e4e4e4"
 def markdown(result: Result, *, details: bool = True) -> str:
     """The result's page: scores in per cent with 95 % intervals, then what qualifies them, then the files."""
     lines = [line for line in result.scores if details or line.headline]
-    official = COLUMNS[result.official]
+    harness = COLUMNS.get(result.official)
+    official = f" The benchmark's own harness counts as **{harness}**." if harness else ""
     parts = [
         f"## {result.title}: {result.judge}",
         "",
         *(_warnings(result)),
-        f"Per cent, 95 % intervals clustered by prompt. The benchmark's own harness counts as **{official}**.",
+        "Per cent, 95 % intervals clustered by prompt." + official,
         "",
         "| score | pairs or lists | prompts | " + " | ".join(COLUMNS.values()) + " |",
         "|---|--:|--:|" + "--:|" * len(COLUMNS),
@@ -127,7 +128,7 @@ def picture(result: Result, path: Path) -> None:
     _dots(axes, lines)
     axes.set_yticks(list(rows), [f"{line.title}  ({line.units:,})" for line in lines])
     axes.set_ylim(len(lines) - 0.4, -0.6)
-    axes.set_xlim(0, 100)
+    axes.set_xlim(-0.8, 100.8)  # a dot at 100 is a whole dot
     axes.set_xlabel("accuracy, per cent (number of pairs or lists in brackets)")
     trial = f", trial on about {result.limit} pairs" if result.limit is not None else ""
     axes.set_title(f"{result.title}: {result.judge}{trial}", fontsize=11, loc="left")

@@ -58,7 +58,7 @@ class Benchmark:
 
     ``items(rows, seed)`` keeps every row, whatever a judge could make of it: official scores count them all.
     ``rules(cells)`` are the scores; the cells found in the data are given for benchmarks that have none of their own.
-    ``official`` names the way of counting that the benchmark's own harness uses (a key of `metrics.METRICS`).
+    ``official`` is the way of counting that the benchmark's own harness uses, a key of `metrics.METRICS`; empty: none.
     """
 
     name: str

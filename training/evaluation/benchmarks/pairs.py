@@ -43,4 +43,5 @@ BENCHMARK = Benchmark(
     hub=(),
     items=items,
     rules=rules,
+    official="",
 )
