@@ -16,6 +16,7 @@ from training.data.pairs import DataError
 from training.stages.saving import SaveError
 
 COMMANDS = (
+    "data",
     "pretrain",
     "finetune",
     "adapt",

@@ -9,10 +9,11 @@ inside a text is text.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -52,6 +53,12 @@ class Pair:
         return Comparison(self.prompt, Response(self.response_a), Response(self.response_b))
 
     @property
+    def swapped(self) -> Pair:
+        """The same judgment with the responses the other way round."""
+        label: PairLabel | None = None if self.label is None else "b" if self.label == "a" else "a"
+        return replace(self, response_a=self.response_b, response_b=self.response_a, label=label)
+
+    @property
     def chosen(self) -> str:
         """The better response. Raises `ValueError` for an unlabelled pair."""
         if self.label is None:
@@ -64,6 +71,12 @@ class Pair:
         if self.label is None:
             raise ValueError(f"Pair {self.id} carries no label.")
         return self.response_b if self.label == "a" else self.response_a
+
+
+def shown_swapped(pair: Pair, seed: int) -> bool:
+    """Is the pair shown with B first? A fair coin of pair and seed; another seed each epoch flips it anew."""
+    digest = hashlib.sha256(f"{seed}\x1f{pair.id}\x1f{pair.response_a}\x1f{pair.response_b}".encode(errors="replace"))
+    return bool(digest.digest()[0] & 1)
 
 
 def read_pairs(path: Path) -> Iterator[Pair]:

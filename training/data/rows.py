@@ -12,7 +12,6 @@ is cut as `training.data.lengths` says.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -23,7 +22,9 @@ from service.tokenization import ChatTokenizer
 from service.types import Comparison, Prompt, Response
 from training.data import pretraining
 from training.data.lengths import Fitted, cut_end, fit
-from training.data.pairs import DataError, Pair
+from training.data.pairs import DataError, Pair, shown_swapped
+
+__all__ = ["LabelRows", "PretrainRows", "RewardRow", "RewardRows", "Stage1Row", "Stage2Row", "shown_swapped"]
 
 _SAMPLE = Comparison(Prompt.from_text("x"), Response("y"), Response("z"))
 
@@ -53,12 +54,6 @@ class RewardRow:
     chosen: tuple[int, ...]
     rejected: tuple[int, ...]
     cut: int = 0
-
-
-def shown_swapped(pair: Pair, seed: int) -> bool:
-    """Is the pair shown with B first? A fair coin of pair and seed; another seed each epoch flips it anew."""
-    digest = hashlib.sha256(f"{seed}\x1f{pair.id}\x1f{pair.response_a}\x1f{pair.response_b}".encode(errors="replace"))
-    return bool(digest.digest()[0] & 1)
 
 
 class PretrainRows:
