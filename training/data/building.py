@@ -19,6 +19,7 @@ from pathlib import Path
 from tqdm import tqdm  # type: ignore[import-untyped]
 
 from training.data.card import Card, SideStatistics, SourceCounts
+from training.data.card_plot import draw
 from training.data.cleaning import Duplicates, fault_of
 from training.data.decontamination import Benchmarks, benchmark_prompts
 from training.data.files import sha256_of
@@ -46,6 +47,7 @@ def build(recipe: DataRecipe, output: Path, *, force: bool = False) -> Card:
     try:
         card = Builder(recipe, part).run()
         card.write(part)
+        draw(card, part / "lengths.png")
         if output.exists():
             output.rename(old)
         part.rename(output)

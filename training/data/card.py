@@ -137,13 +137,10 @@ class Card:
         }
 
     def write(self, folder: Path) -> None:
-        """``card.json``, ``card.md`` and ``lengths.png`` into a folder that exists."""
+        """``card.json`` and ``card.md`` into a folder that exists; `training.data.card_plot` draws ``lengths.png``."""
         text = json.dumps(self.as_json(), indent=2, ensure_ascii=False)
         (folder / "card.json").write_text(text + "\n", encoding="utf-8")
         (folder / "card.md").write_text("\n".join(markdown(self)) + "\n", encoding="utf-8")
-        from training.data.card_plot import draw
-
-        draw(self, folder / "lengths.png")
 
 
 def percentiles(values: Sequence[int]) -> dict[str, int]:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import matplotlib
 import numpy as np
 
-if TYPE_CHECKING:
-    from training.data.card import Card
+from training.data.card import Card
 
 _COLOURS = {"prompt": "#7f7f7f", "better": "#1f77b4", "worse": "#d62728"}
 

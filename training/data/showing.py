@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from pathlib import Path
+from importlib.resources import files
 
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-import service
 from service.judging import gram
 from service.tokenization import ChatTokenizer
 from training.data.pairs import DataError, Pair
 from training.data.rows import LabelRows, PretrainRows
 
-DEMO_JUDGE = Path(service.__file__).parent / "demo"
+DEMO_JUDGE = files("service") / "demo"
 _BOLD, _PLAIN = "\x1b[1;35m", "\x1b[0m"
 
 
