@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from argparse import ArgumentParser, Namespace
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from statistics import fmean
+from statistics import fmean, stdev
 
 from rich.progress import Progress
 
@@ -31,6 +32,8 @@ NOISES = (0.0, 1.0)
 """Standard deviation, nats, added to the log-odds of every pair."""
 ORDERS = 4
 """Each matrix is replayed in so many orders of its responses, for who meets whom depends on it."""
+SEED = 4242
+"""Plans were developed on the prompts of seeds 101 and 102; those of this one were judged once, for the report."""
 SPARE = 1.5
 """Prompts drawn for each one wanted, for the judge may be unable to answer some."""
 RIVALS: tuple[Method, ...] = ("knockout", "linear")
@@ -55,7 +58,7 @@ class Case:
 @dataclass(frozen=True, slots=True)
 class Result:
     """One plan over all cases. ``hits``: the very best of all pairs; ``near``: within one standard error of it;
-    ``right``: of the best grade there is; ``decided``: stopped by itself."""
+    ``right``: of the best grade there is; ``decided``: stopped by itself; ``hits_by_prompt`` sums over the orders."""
 
     plan: str
     noise: float
@@ -67,6 +70,7 @@ class Result:
     decided: int
     mean_comparisons: float
     most_comparisons: int
+    hits_by_prompt: list[int]
 
     @property
     def share(self) -> float:
@@ -76,7 +80,7 @@ class Result:
 
 def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--prompts", type=int, default=300, help="prompts of 16 responses (default 300)")
-    parser.add_argument("--seed", type=int, default=2026, help="of the responses and of the noise")
+    parser.add_argument("--seed", type=int, default=SEED, help=f"of the responses and of the noise (default {SEED})")
     parser.add_argument("--plot", type=Path, help=f"where to draw hit rates (with --write-docs: {PLOT.name})")
 
 
@@ -113,17 +117,19 @@ def _result(plan: Method, noise: float, budget: int | None, cases: Sequence[Case
     rankings = [replay(plan, task, case.judged) for case in cases]
     chosen = [(case, ranking.order[0]) for case, ranking in zip(cases, rankings, strict=True)]
     asked = [ranking.comparisons for ranking in rankings]
+    hits = [best == case.best for case, best in chosen]
     return Result(
         plan,
         noise,
         budget,
         len(cases),
-        sum(best == case.best for case, best in chosen),
+        sum(hits),
         sum(case.strengths[case.best] - case.strengths[best] <= case.stderr for case, best in chosen),
         sum(case.judged.prompt.grades[best] == 0 for case, best in chosen),
         sum(ranking.stopped == "decided" for ranking in rankings),
         fmean(asked),
         max(asked),
+        [sum(hits[prompt :: len(hits) // ORDERS]) for prompt in range(len(hits) // ORDERS)],
     )
 
 
@@ -140,8 +146,19 @@ def replay(method: Method, task: RankTask, judged: Judged) -> Ranking:
         return ranking
 
 
+def ahead_of(mine: Result, other: Result) -> tuple[float, float]:
+    """How much more often ``mine`` hits, and half of the 95 % interval: the same cases, paired by prompt.
+
+    The orders of a prompt are not independent of each other; their mean is one observation.
+    """
+    pairs = zip(mine.hits_by_prompt, other.hits_by_prompt, strict=True)
+    differences = [(a - b) / ORDERS for a, b in pairs]
+    return fmean(differences), 1.96 * stdev(differences) / math.sqrt(len(differences))
+
+
 def _report(results: Sequence[Result], arguments: Namespace) -> Report:
     bars: list[Bar] = []
+    leads: list[str] = []
     for noise in NOISES:
         mine = {(r.plan, r.budget): r for r in results if r.noise == noise}
         capped = mine["adaptive", BUDGETS[-1]]
@@ -152,11 +169,14 @@ def _report(results: Sequence[Result], arguments: Namespace) -> Report:
         ]
         for rival in RIVALS:
             other = mine[rival, None]
-            ahead = mine["adaptive", other.most_comparisons].hits - other.hits
+            equal = mine["adaptive", other.most_comparisons]
             what = f"{label}: hits ahead of {rival} at {other.most_comparisons} comparisons, of {other.cases}"
-            bars.append(Bar(what, ahead, ">=", 1))
+            bars.append(Bar(what, equal.hits - other.hits, ">=", 1))
+            lead, half = ahead_of(equal, other)
+            leads.append(f"{label}, {rival}: {lead:+.3f} ({lead - half:+.3f} to {lead + half:+.3f})")
     prompts = results[0].cases // ORDERS
-    raw = {"prompts": prompts, "orders": ORDERS, "seed": arguments.seed, "results": [asdict(r) for r in results]}
+    rows = [{name: value for name, value in asdict(r).items() if name != "hits_by_prompt"} for r in results]
+    raw = {"prompts": prompts, "orders": ORDERS, "seed": arguments.seed, "results": rows}
     notes = [
         f"{prompts} prompts of {EVERY} pairs, judged once by POST /rank, replayed in {ORDERS} orders of the responses; "
         "every plan meets the same orders and the same noise.",
@@ -164,6 +184,7 @@ def _report(results: Sequence[Result], arguments: Namespace) -> Report:
         "fit; the error is from the judge's own noise, smaller than the coin-flip one. Right: of the best grade.",
         "Intervals are 95 % (Wilson), as of so many prompts. Equal budget: adaptive with max_comparisons set to what "
         "the other plan used.",
+        "Hit rate of adaptive less that of the other at its budget (95 %, paired by prompt): " + "; ".join(leads) + ".",
     ]
     headers = ["noise sd", "plan", "budget", "comparisons", "share", "hit", "interval", "within", "interval", "right"]
     return Report("adaptive", SUMMARY, headers, [_row(r) for r in results], bars, raw, notes)

@@ -45,21 +45,22 @@ _LARGEST_LOG_ODDS = 36.0
 """Where a probability in 64 bits becomes 1."""
 
 Matrix = list[list[float]]
+WeightedPairs = list[tuple[int, int, float]]
 
 
 @dataclass(frozen=True, slots=True)
 class Belief:
     """Strengths (nats, mean 0) of n responses after some pairs, and what they would still move by after all pairs.
 
-    ``now`` and ``complete`` are inverse informations [n, n] of the judged pairs and of all pairs; ``judged`` and
-    ``open`` are the Laplacians [n, n] of (p (1 - p))**2 over the judged and over the other pairs.
+    ``now`` and ``complete`` are inverse informations [n, n] of the judged pairs and of all pairs. Judged pairs and
+    their (p (1 - p))**2 stand in ``judged``, for they are few; ``open`` is the Laplacian [n, n] of that over the rest.
     """
 
     strengths: list[float]
     noise: float
     now: Matrix
     complete: Matrix
-    judged: Matrix
+    judged: WeightedPairs
     open: Matrix
 
     def standard_errors(self) -> list[float]:
@@ -68,7 +69,8 @@ class Belief:
         return [math.sqrt(self._variance([a - 1.0 / n for a in row])) for row in self.now]
 
     def _variance(self, moved: list[float]) -> float:
-        return self.noise * _form(self.judged, moved) + PRIOR_PRECISION**2 * SPREAD * dot(moved, moved)
+        scatter = sum([weight * (moved[i] - moved[j]) ** 2 for i, j, weight in self.judged])
+        return self.noise * scatter + PRIOR_PRECISION**2 * SPREAD * dot(moved, moved)
 
     def still_to_move(self, i: int, j: int) -> float:
         """Standard deviation, nats, of how strength i - j would change if every pair were judged.
@@ -99,7 +101,7 @@ def believe(wins: WinMatrix, start: Sequence[float] | None = None) -> Belief:
     rest = [(i, j, 0.5) for i in range(n) for j in range(i + 1, n) if wins[i][j] is None]
     complete = inverse(cholesky(information(strengths, pairs + rest))) if rest else now
     noise = _noise(strengths, pairs, now)
-    return Belief(strengths, noise, now, complete, _squared(strengths, pairs), _squared(strengths, rest))
+    return Belief(strengths, noise, now, complete, _squared(strengths, pairs), _laplacian(n, _squared(strengths, rest)))
 
 
 def _noise(strengths: Sequence[float], pairs: JudgedPairs, now: Matrix) -> float:
@@ -116,12 +118,15 @@ def _noise(strengths: Sequence[float], pairs: JudgedPairs, now: Matrix) -> float
     return unexplained / free
 
 
-def _squared(strengths: Sequence[float], pairs: JudgedPairs) -> Matrix:
-    n = len(strengths)
+def _squared(strengths: Sequence[float], pairs: JudgedPairs) -> WeightedPairs:
+    """The pairs with (p (1 - p))**2 of the fit in place of their answers."""
+    fitted = ((i, j, win_probability(strengths[i] - strengths[j])) for i, j, _ in pairs)
+    return [(i, j, (p * (1.0 - p)) ** 2) for i, j, p in fitted]
+
+
+def _laplacian(n: int, pairs: WeightedPairs) -> Matrix:
     laplacian = [[0.0] * n for _ in range(n)]
-    for i, j, _ in pairs:
-        p = win_probability(strengths[i] - strengths[j])
-        weight = (p * (1.0 - p)) ** 2
+    for i, j, weight in pairs:
         laplacian[i][i] += weight
         laplacian[j][j] += weight
         laplacian[i][j] -= weight

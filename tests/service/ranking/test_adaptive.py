@@ -147,12 +147,20 @@ def test_strengths_and_errors_are_finite(n: int, generator: random.Random) -> No
 
 
 def test_batches_keep_an_engine_busy() -> None:
-    """After the opening knockout no batch has fewer than four pairs, unless fewer are left."""
+    """No batch has fewer than four pairs, unless fewer are left."""
     _, batches = run("adaptive", RankTask(16, "order"), judge_with_noise(drawn(16, 3), 1.0, 3))
     assert all(len(batch) >= 4 for batch in batches[:-1])
     _, batches = run("adaptive", RankTask(16, "best"), judge_with_noise(drawn(16, 3), 1.0, 3))
-    assert [len(batch) for batch in batches[:4]] == [8, 4, 2, 1]
-    assert all(len(batch) >= 4 for batch in batches[4:])
+    assert [len(batch) for batch in batches[:3]] == [8, 4, 4]
+    assert all(len(batch) >= 4 for batch in batches)
+
+
+def test_the_end_of_a_budget_is_asked_one_by_one() -> None:
+    """A batch never takes more than half of what is left, so that each of the last answers chooses the next pair."""
+    judge = judge_with_noise(drawn(16, 3), 1.0, 3)
+    for budget, sizes in ((15, [8, 4, 1, 1, 1]), (18, [8, 4, 3, 1, 1, 1])):
+        _, batches = run("adaptive", RankTask(16, "best", confidence=1 - 1e-12, max_comparisons=budget), judge)
+        assert [len(batch) for batch in batches] == sizes
 
 
 def test_the_opening_pairs_clear_winners() -> None:
@@ -160,6 +168,31 @@ def test_the_opening_pairs_clear_winners() -> None:
     table = {(0, 1): 3.0, (2, 3): 1.0, (4, 5): 2.0, (6, 7): 4.0}
     _, batches = run("adaptive", RankTask(8, "best"), lambda i, j: win_probability(table.get((i, j), 0.5)))
     assert batches[1] == [(0, 6), (2, 4)]
+
+
+def test_close_losers_meet_before_the_best_of_the_weak_is_judged() -> None:
+    """A knockout's final would be 0 against 4. But 4 has won by nothing only, and 0 beat 1 and 2 by a tenth or two."""
+    qualities = [6.0, 5.9, 5.8, -6.0, 0.0, -0.05, -0.02, -0.04]
+    ranking, batches = run("adaptive", RankTask(8, "best", max_comparisons=7), true_judge(qualities))
+    assert batches == [[(0, 1), (2, 3), (4, 5), (6, 7)], [(0, 2), (4, 6)], [(1, 2)]]
+    assert (ranking.order[:3], ranking.stopped) == ((0, 1, 2), "budget")
+
+
+def test_ahead_of_knockout_and_linear_on_the_same_budget() -> None:
+    """n - 1 comparisons, four equals-but-a-little at the top of 16, and a judge with noise: more often the best."""
+    right = dict.fromkeys(("adaptive", "knockout", "linear"), 0)
+    for seed in range(80):
+        generator = random.Random(seed)
+        qualities = [generator.gauss(0.0, 0.5) + (4.0 if i < 4 else 0.0) for i in range(16)]
+        generator.shuffle(qualities)
+        judge = judge_with_noise(qualities, 0.3, seed)
+        wins = [[None if i == j else judge(i, j) for j in range(16)] for i in range(16)]
+        strengths = believe(wins).strengths
+        for method in right:
+            ranking, _ = run(method, RankTask(16, "best", max_comparisons=15), judge)
+            assert ranking.comparisons == 15
+            right[method] += strengths[ranking.order[0]] == max(strengths)
+    assert right["adaptive"] > max(right["knockout"], right["linear"])
 
 
 @pytest.mark.parametrize("goal", ["best", "order"])
