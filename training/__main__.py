@@ -22,6 +22,7 @@ COMMANDS = (
     "adapt",
     "reward",
     "curves",
+    "demo_data",
     "recipe",
     "estimate",
     "evaluate",
