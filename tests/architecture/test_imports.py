@@ -157,7 +157,7 @@ ROOMS: dict[str, Room] = {
             "service.engines",
             "client",
         ),
-        ("torch", "transformers", "matplotlib", "numpy", "scipy", "httpx", "tqdm", "prometheus_client"),
+        ("torch", "transformers", "matplotlib", "numpy", "scipy", "httpx", "tqdm", "prometheus_client", "jinja2"),
     ),
     "training.stages": Room(
         (

@@ -157,6 +157,7 @@ def _command(*arguments: str) -> subprocess.CompletedProcess[str]:
     )
 
 
+@pytest.mark.slow
 def test_the_commands_print_what_they_promise(tmp_path: Path) -> None:
     file = tmp_path / "run.toml"
     written = _command("recipe", "show", "gram-released/qwen3-8b/finetune", "--set", "seed=9", "--output", str(file))

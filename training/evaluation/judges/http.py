@@ -14,7 +14,7 @@ from typing import Any
 
 import httpx
 
-from service.types import Verdict
+from service.types import Usage, Verdict
 from training.data.pairs import Pair, as_row
 from training.evaluation.items import Failure
 from training.evaluation.judges.base import EvaluationError, refusal
@@ -130,7 +130,10 @@ def _version(model: dict[str, Any], votes: int) -> str:
 def _outcome(result: dict[str, Any]) -> Verdict | Failure:
     if result["status"] != "ok":
         return Failure(result["error"]["code"], result["error"]["message"])
-    return Verdict(**{field: result[field] for field in VERDICT_FIELDS}, label_mass=result.get("label_mass"))
+    usage = Usage(**result.get("usage", {}))
+    return Verdict(
+        **{field: result[field] for field in VERDICT_FIELDS}, label_mass=result.get("label_mass"), usage=usage
+    )
 
 
 def _reason(outcome: Verdict | Failure) -> str:
