@@ -126,6 +126,10 @@ class Builder:
                     )
                     self._note(number, pair)
                     yield pair
+            for (
+                origin
+            ) in reading.origins:  # as the recipe names them: a card says nothing of the machine it was built on
+                origin.location = origin.location.replace(reading.source.location, given.path, 1)
             counts.origins = reading.origins
 
     def _fault_of(self, item: Read, given: Input) -> str | None:

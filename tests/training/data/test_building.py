@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,9 @@ from training.data.recipe import DataRecipe
 from training.data.texts import wording
 
 WORDS = [f"{letter}{letter}op" for letter in "abcdefghijklmnqr"]
+
+
+REAL = os.environ.get("GRAM_DATA_DIR")
 
 
 def question(i: int) -> str:
@@ -249,7 +253,30 @@ def test_paths_may_hold_environment_variables(monkeypatch: pytest.MonkeyPatch, t
         build(given, tmp_path / "out")
     monkeypatch.setenv("SOME_DATA_DIR", str(tmp_path))
     write(tmp_path / "s.jsonl", [row(1)])
-    assert build(given, tmp_path / "out").sources[0].path == "$SOME_DATA_DIR/s.jsonl", "the card names no machine"
+    card = build(given, tmp_path / "out")
+    assert card.sources[0].path == card.sources[0].origins[0].location == "$SOME_DATA_DIR/s.jsonl"
+    assert str(tmp_path) not in (tmp_path / "out" / "card.md").read_text(), "the card names no machine"
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(REAL is None, reason="GRAM_DATA_DIR is not set: the real data is not here")
+def test_real_data_is_built_and_accounted_for(tmp_path: Path) -> None:
+    """A folder in two formats, a benchmark that asks some of it, a held-out source."""
+    inputs = [
+        {"path": "$GRAM_DATA_DIR/dpo_demo/dpo_en_demo.json"},
+        {"path": "$GRAM_DATA_DIR/ultrafeedback/train_clean.jsonl"},
+        {"path": "$GRAM_DATA_DIR/ultrafeedback/eval_clean.jsonl", "side": "validation"},
+    ]
+    given = {"inputs": inputs, "output": "o", "decontaminate": ["$GRAM_DATA_DIR/judgebench"], "validation": 0}
+    card = build(DataRecipe.of(given, "t"), tmp_path / "out")
+    totals = card.totals
+    assert totals["read"] == 1500 and totals["read"] == totals["dropped"] + totals["kept"]
+    assert sum(card.overlaps.values()) >= 1, "one question of the benchmark stands in the first file"
+    sides = {
+        name: {wording(p.prompt.messages[0].content) for p in found}
+        for name, found in pairs_of(tmp_path / "out").items()
+    }
+    assert not sides["train"] & sides["validation"]
 
 
 def test_shipped_data_recipes_load(root: Path) -> None:
