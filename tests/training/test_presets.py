@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 import tomllib
@@ -9,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.architecture.source import ROOT
+from tests.support.presets import GIVEN, changes_for
 from training.configs import load_recipe
 from training.data.pairs import DataError
 from training.estimate import GB, memory, time
@@ -16,17 +19,6 @@ from training.planning import Machine, estimate_lines, plan, recipe_text, shape_
 from training.presets import merged, names, resolve, toml_text
 
 OPEN = ("batch.rows", "data.max_tokens", "schedule.kind", "schedule.warmup", "optimizer.weight_decay")
-GIVEN = (
-    "batch.rows=256",
-    "data.max_tokens=2048",
-    "schedule.kind=cosine",
-    "schedule.warmup=0.1",
-    "optimizer.weight_decay=0.0",
-)
-
-
-def _changes(name: str) -> tuple[str, ...]:
-    return GIVEN if name.startswith("gram-paper/") else ()
 
 
 def test_there_are_two_presets_of_six_backbones_and_two_stages() -> None:
@@ -37,7 +29,7 @@ def test_there_are_two_presets_of_six_backbones_and_two_stages() -> None:
 
 @pytest.mark.parametrize("name", names())
 def test_each_is_a_recipe_that_is_written_out_and_read_back(name: str, tmp_path: Path) -> None:
-    named = resolve(name, _changes(name))
+    named = resolve(name, changes_for(name))
     file = tmp_path / "recipe.toml"
     file.write_text(recipe_text(named, Machine(), str(file)), encoding="utf-8")
     assert load_recipe(file) == named.recipe()
@@ -46,7 +38,7 @@ def test_each_is_a_recipe_that_is_written_out_and_read_back(name: str, tmp_path:
 
 @pytest.mark.parametrize("name", names())
 def test_each_fits_on_eight_a800(name: str) -> None:
-    named = resolve(name, _changes(name))
+    named = resolve(name, changes_for(name))
     run = plan(named.recipe(), named.architecture, named.expected, Machine())
     need = memory(run)
     assert need.states == pytest.approx(16 * named.architecture.parameter_count / 8)
@@ -55,6 +47,8 @@ def test_each_fits_on_eight_a800(name: str) -> None:
     assert f"{need.total / GB:.1f} GB" in text
     assert f"{time(run).hours:.1f} h" in text
     assert f"-m training {named.stage} x.toml" in text
+    (config,) = re.findall(r"--config_file (\S+)", text)
+    assert (ROOT / config).is_file()
 
 
 @pytest.mark.parametrize(
@@ -68,7 +62,7 @@ def test_each_fits_on_eight_a800(name: str) -> None:
 )
 def test_the_numbers_of_the_sources(name: str, rate: float, rows: int, epochs: int, alpha: float | None) -> None:
     """Learning rates of paper and scripts are the other way round; alpha is half of PyTorch's epsilon 0.1."""
-    recipe = resolve(name, _changes(name)).recipe()
+    recipe = resolve(name, changes_for(name)).recipe()
     assert (recipe.optimizer.learning_rate, recipe.batch.rows, recipe.schedule.epochs) == (rate, rows, epochs)
     assert getattr(recipe.objective, "smoothing", None) == alpha
 
@@ -168,3 +162,13 @@ def test_the_commands_print_what_they_promise(tmp_path: Path) -> None:
     refused = _command("estimate", "gram-paper/qwen3-8b/finetune")
     assert refused.returncode == 1
     assert refused.stderr.startswith("error: gram-paper/qwen3-8b/finetune: arXiv 2506.14175 does not state batch.rows")
+
+
+@pytest.mark.slow
+def test_a_stage_takes_a_name() -> None:
+    """It is resolved like a file, and asks first for what is missing."""
+    missing = _command("pretrain", "gram-paper/qwen3-8b/pretrain")
+    assert missing.returncode == 1
+    assert "does not state batch.rows" in missing.stderr
+    other = _command("pretrain", "gram-released/qwen3-8b/finetune")
+    assert "is a recipe for finetune" in other.stderr
