@@ -7,7 +7,7 @@ from pathlib import Path
 
 
 def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    parser = commands.add_parser("demo_data", help="write the demo judge's training files")
+    parser = commands.add_parser("demo-data", help="write the demo judge's training files")
     parser.add_argument("directory", type=Path, help="where to write them, such as data/demo")
     parser.add_argument("--seed", type=int, default=20)
     parser.add_argument("--share", type=float, default=1.0, help="part of the full size, for a trial (default: 1)")
