@@ -81,6 +81,7 @@ class Builder:
         self._benchmarks = Benchmarks()
         self._overlap_of = lru_cache(maxsize=4096)(self._benchmarks.overlap_of)  # pairs of one prompt follow each other
         self._overlaps: Counter[tuple[str, str]] = Counter()
+        self._ids: dict[bytes, int] = {}
         self._entries: list[_Entry] = []
         self._duplicates = Duplicates()
         self._signatures = Signatures()
@@ -121,6 +122,7 @@ class Builder:
                 if reason is not None:
                     counts.dropped[reason] += 1
                 elif isinstance(item, Pair):
+                    self._claim(item.id, number)
                     pair = (
                         item.swapped if self._recipe.shuffle_sides and shown_swapped(item, self._recipe.seed) else item
                     )
@@ -131,6 +133,13 @@ class Builder:
             ) in reading.origins:  # as the recipe names them: a card says nothing of the machine it was built on
                 origin.location = origin.location.replace(reading.source.location, given.path, 1)
             counts.origins = reading.origins
+
+    def _claim(self, pair_id: str, number: int) -> None:
+        """Ids begin with the source's name; two inputs of one format must not share it."""
+        owner = self._ids.setdefault(hashlib.blake2b(pair_id.encode(), digest_size=8).digest(), number)
+        if owner != number:
+            paths = " and ".join(self._inputs[i].path for i in (owner, number))
+            raise DataError(f"{paths} both hold a pair with id {pair_id}; give one of these inputs another name.")
 
     def _fault_of(self, item: Read, given: Input) -> str | None:
         if isinstance(item, Dropped):

@@ -208,6 +208,13 @@ def test_rows_in_a_list_are_left_out(tmp_path: Path) -> None:
         build(DataRecipe.of({"inputs": inputs, "output": "o"}, "t"), tmp_path / "out2")
 
 
+def test_two_inputs_of_one_name_are_refused(tmp_path: Path) -> None:
+    paths = [write(tmp_path / f"{name}.jsonl", [row(i)]) for i, name in enumerate("ab")]
+    given = {"inputs": [{"path": path} for path in paths], "output": "o", "validation": 0}
+    with pytest.raises(DataError, match=r"a\.jsonl and .*b\.jsonl both hold a pair with id preference/1; give one"):
+        build(DataRecipe.of(given, "t"), tmp_path / "out")
+
+
 def test_an_error_leaves_no_half_built_output(tmp_path: Path) -> None:
     source = write(tmp_path / "s.jsonl", [row(1), {"prompt": "q", "chosen": "x"}])
     given = DataRecipe.of({"inputs": [{"path": source}], "output": "o"}, "t")
@@ -265,7 +272,7 @@ def test_real_data_is_built_and_accounted_for(tmp_path: Path) -> None:
     inputs = [
         {"path": "$GRAM_DATA_DIR/dpo_demo/dpo_en_demo.json"},
         {"path": "$GRAM_DATA_DIR/ultrafeedback/train_clean.jsonl"},
-        {"path": "$GRAM_DATA_DIR/ultrafeedback/eval_clean.jsonl", "side": "validation"},
+        {"path": "$GRAM_DATA_DIR/ultrafeedback/eval_clean.jsonl", "side": "validation", "name": "held"},
     ]
     given = {"inputs": inputs, "output": "o", "decontaminate": ["$GRAM_DATA_DIR/judgebench"], "validation": 0}
     card = build(DataRecipe.of(given, "t"), tmp_path / "out")
