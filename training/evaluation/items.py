@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from service.types import Prompt, Verdict
@@ -131,22 +131,27 @@ def check_names(items: Sequence[Item], where: str) -> None:
 
 
 def limited(items: Sequence[Item], limit: int, seed: int) -> list[Item]:
-    """About ``limit`` items, for trying out: whole prompts in seeded order, one from each subset in turn."""
+    """About ``limit`` items, for trying out: whole prompts and subsets in seeded order, a prompt of each in turn."""
     prompts: dict[str, list[Item]] = {}
     for item in items:
         prompts.setdefault(item.pair.group, []).append(item)
     waiting: dict[str, list[str]] = {}
-    for group in sorted(prompts, key=lambda group: hashlib.sha256(f"{seed}/{group}".encode()).digest()):
+    for group in sorted(prompts, key=_drawn(seed)):
         waiting.setdefault(prompts[group][0].pair.subset, []).append(group)
     taken: set[str] = set()
     count = 0
     while count < limit and any(waiting.values()):
-        for subset in sorted(waiting):
+        for subset in sorted(waiting, key=_drawn(seed)):
             if count < limit and waiting[subset]:
                 group = waiting[subset].pop(0)
                 taken.add(group)
                 count += len(prompts[group])
     return [item for item in items if item.pair.group in taken]
+
+
+def _drawn(seed: int) -> Callable[[str], bytes]:
+    """A sort key that puts names in a seeded order."""
+    return lambda name: hashlib.sha256(f"{seed}/{name}".encode()).digest()
 
 
 def _digest(value: object) -> str:

@@ -63,6 +63,22 @@ def _listed(names: Sequence[str], most: int = 6) -> str:
     return ", ".join(names[:most]) + (f" and {more} more" if more > 0 else "")
 
 
+def summary(results: Sequence[Result]) -> str:
+    """The headline of each benchmark, one row each."""
+    names = [key for key in COLUMNS if key != "valid_only"]
+    rows = [
+        "| benchmark | score | pairs | " + " | ".join(COLUMNS[key] for key in names) + " | invalid | orders disagree |",
+        "|---|---|--:|" + "--:|" * (len(names) + 2),
+    ]
+    for result in results:
+        line, health = result.headline, result.health
+        cells = [_percent(getattr(line, key)) for key in names]
+        rates = [f"{100 * rate.value:.1f}" if rate else "-" for rate in (health.invalid, health.flips)]
+        title = result.title + (" (trial)" if result.limit is not None else "")
+        rows.append(f"| {title} | {line.title} | {health.pairs:,} | " + " | ".join([*cells, *rates]) + " |")
+    return "\n".join(rows) + "\n"
+
+
 def _row(line: ScoreLine) -> str:
     name = f"**{line.title}**" if line.headline else line.title
     cells = [_percent(getattr(line, key)) for key in COLUMNS]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -10,12 +11,14 @@ from typing import Any
 
 import pytest
 
+from service.aggregation import combine
+from service.judging.base import read_labels
 from tests.support.evaluation import FAILED, RIGHT, WRONG, Opinion, items_of, judged, lines_of, result_of
 from training.data.pairs import DataError
 from training.evaluation.benchmarks import BENCHMARKS, rewardbench, rm_bench, rmb
 from training.evaluation.benchmarks.base import HubPart
 from training.evaluation.benchmarks.files import read_hub
-from training.evaluation.items import Item, check_names, limited
+from training.evaluation.items import Item, Judged, check_names, limited
 from training.evaluation.metrics import both_orders, single_order, two_orders
 from training.evaluation.results import Result, ScoreLine
 
@@ -65,6 +68,14 @@ def test_three_ways_to_count_a_pair(
         assert two_orders(one) == averaged
         assert both_orders(one) == both
         assert sorted(single_order(one) or ()) == sorted(single)
+
+
+def test_a_sure_and_consistent_judge_is_sure() -> None:
+    """Softmax over the labels of an order. Over the two orders, as a published demo had it, it says one half."""
+    sure, unsure = math.log(0.98), math.log(0.01)
+    a_first, b_first = read_labels((sure, unsure)), read_labels((unsure, sure))
+    item = next(i for i in items_of("pairs", [{**_pair_row(), "id": n} for n in "abcdef"]) if i.pair.label == "a")
+    assert Judged(item, combine(a_first, b_first)).p_right == pytest.approx(0.98 / 0.99)
 
 
 def test_a_failed_judgment_is_wrong_or_left_out_and_never_a_number() -> None:
@@ -251,6 +262,23 @@ def test_judgebench_micro_and_macro_are_two_numbers() -> None:
     assert lines["micro (all pairs)"].two_orders.value == pytest.approx(6 / 10)
     assert lines["macro (mean of four sections)"].two_orders.value == pytest.approx((0.5 + 0.5 + 1 + 1) / 4)
     assert result.official == "both_orders"
+
+
+@pytest.mark.parametrize(
+    ("right", "macro", "micro"),
+    [((97, 63, 50, 29), 71.4, 68.3), ((96, 63, 45, 27), 67.8, 66.0), ((92, 58, 45, 27), 65.9, 63.4)],
+    ids=["GRAM-Qwen3-14B", "GRAM-Qwen3-8B", "GRAM-Qwen3-4B"],
+)
+def test_published_judgebench_tables_are_macro_averages(
+    right: tuple[int, int, int, int], macro: float, micro: float
+) -> None:
+    """Sections as the GRAM repository prints them (63.0 / 64.3 / 89.3 / 69.1 for 14B): "overall" is the macro one."""
+    sizes = {"mmlu-pro-law": 154, "livebench-reasoning": 98, "livebench-math": 56, "livecodebench": 42}
+    rows = [(source, i < hits) for (source, n), hits in zip(sizes.items(), right, strict=True) for i in range(n)]
+    items = items_of("judgebench", [_judge_row(i, source) for i, (source, _) in enumerate(rows)])
+    lines = lines_of(result_of("judgebench", items, lambda item: RIGHT if rows[int(item.pair.id)][1] else WRONG))
+    assert round(100 * lines["macro (mean of four sections)"].two_orders.value, 1) == macro
+    assert round(100 * lines["micro (all pairs)"].two_orders.value, 1) == micro
 
 
 def test_judgebench_official_rule_gives_nothing_to_a_judge_that_contradicts_itself() -> None:
