@@ -27,6 +27,7 @@ COMMANDS = (
     "estimate",
     "evaluate",
     "judge_report",
+    "best_of_n",
 )
 """Names of modules of `training.commands`, in the order of the help text. A command may have sub-commands."""
 
