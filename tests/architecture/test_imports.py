@@ -159,6 +159,10 @@ ROOMS: dict[str, Room] = {
         ),
         ("torch", "transformers", "matplotlib", "numpy", "scipy", "httpx", "tqdm", "prometheus_client", "jinja2"),
     ),
+    "training.studies": Room(
+        ("training.data", "training.objectives", "training.evaluation", "service.types"),
+        ("torch", "transformers", "safetensors", "pydantic", "numpy", "scipy", "matplotlib", "tqdm"),
+    ),
     "training.stages": Room(
         (
             "training",

@@ -15,7 +15,7 @@ data: which side a row of digits is on is a function of the digits alone, the sa
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Self
 
 import numpy as np
@@ -81,6 +81,10 @@ class PairSet:
         """These rows, as views or copies of the arrays."""
         return type(self)(*(getattr(self, field.name)[rows] for field in fields(self)))
 
+    def relabelled(self) -> Self:
+        """The same pairs with every label right: tests ask for the truth."""
+        return replace(self, flipped=np.zeros_like(self.flipped))
+
     @property
     def chosen(self) -> Integers:
         """[B, N + 1] digits and, last, 1 for styled: the response the label prefers."""
@@ -95,7 +99,8 @@ class PairSet:
     def gap(self) -> Integers:
         """[B]: how many more positions the worse response has wrong, at least 1."""
         answers = right_answers(self.task, self.prompt)
-        return (self.worse != answers).sum(1) - (self.better != answers).sum(1)
+        gap: Integers = (self.worse != answers).sum(1) - (self.better != answers).sum(1)
+        return gap
 
     @property
     def _better_marked(self) -> Integers:
@@ -108,9 +113,7 @@ class PairSet:
     def with_foreign_prompts(self, rng: np.random.Generator) -> Self:
         """The same responses under other rows' tasks and digits: all statistics of the text, none of its meaning."""
         shuffled = rng.permutation(len(self))
-        return type(self)(
-            self.task[shuffled], self.prompt[shuffled], self.better, self.worse, self.better_styled, self.flipped
-        )
+        return replace(self, task=self.task[shuffled], prompt=self.prompt[shuffled])
 
     def as_pairs(self, rng: np.random.Generator, source: str = "digits") -> Iterator[Pair]:
         """The pairs as text, in random order of their responses, for the stages of `training.stages`."""
@@ -164,7 +167,7 @@ def draw_prompts(count: int, length: int, test: bool, rng: np.random.Generator) 
 
 
 def for_tests(prompts: Integers) -> Booleans:
-    """[rows]: whether these digits [rows, N] are kept for tests. A multiplicative hash of them, spread over all values."""
+    """[rows]: whether these digits [rows, N] are kept for tests. A multiplicative hash of the digits."""
     mixed = np.zeros(len(prompts), np.uint64)
     for column in prompts.T:
         mixed = (mixed + column.astype(np.uint64) + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15)
