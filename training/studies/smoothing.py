@@ -1,15 +1,18 @@
 """Does label smoothing help where labels are wrong and style misleads? (GRAM, arXiv 2506.14175, sections 3.3 and 4.)
 
-Every arm begins from the same transformer, which has read unlabelled pairs of all tasks (stage 1), and is trained on
-the same labelled pairs. In training the better response is the styled one 7 times in 10, on the ``hard`` set 3 in 10.
+Every arm begins from the same random weights - but the frozen one, which needs a transformer that has read something:
+stage 1 on unlabelled pairs of all tasks - and is trained on the same labelled pairs. In training the better response is
+the styled one 7 times in 10, on the ``hard`` set 3 in 10.
 ``held_out`` is a task without labels, ``longer`` has one digit more than any training prompt.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
+from torch import nn
 
 from training.studies.backbone import begin_from, derived_seed, pretrain, random_for
 from training.studies.fitting import Objective, Plan, epochs_of, fit, reward_difference, smoothed_preference
@@ -20,13 +23,13 @@ from training.studies.tasks import Source, draw
 
 TRAINED = ("increment", "complement", "reverse", "rotate")
 HELD_OUT = ("swap",)
-BACKBONE = "backbone"
+BACKBONE, FROZEN = "backbone", "bt-frozen"
 
 BASELINES: dict[str, Objective] = {
     "bt": reward_difference(),
     "bt-margin": reward_difference(margin=0.5),
     "bt-smoothed": reward_difference(alpha=0.05),
-    "bt-frozen": reward_difference(),
+    FROZEN: reward_difference(),
     "bt-text": reward_difference(text_weight=0.01),
 }
 """Scalar heads: plain; with half a nat of margin a wrong position; smoothed as the middle arm is; on a frozen
@@ -88,10 +91,10 @@ def point(flips: float) -> str:
 
 
 def phases(setup: Setup) -> list[list[Unit]]:
-    """One transformer a seed, then every arm at every share of wrong labels."""
+    """What the frozen arm begins from, then every arm at every share of wrong labels."""
     arms = [*map(gram, setup.alphas), *setup.baselines]
     seeds = range(setup.seeds)
-    first = [Unit(BACKBONE, "all-tasks", seed) for seed in seeds]
+    first = [Unit(BACKBONE, "all-tasks", seed) for seed in seeds if FROZEN in setup.baselines]
     return [first, [Unit(arm, point(flips), seed) for seed in seeds for flips in setup.flips for arm in arms]]
 
 
@@ -105,13 +108,14 @@ def work(unit: Unit, setup: Setup, folder: Path) -> dict[str, float]:
     labelled = draw(Source(TRAINED, setup.length, setup.style, flips), setup.labels, random_for("labelled", unit.seed))
     alphas = {gram(alpha): alpha for alpha in setup.alphas}
     is_gram = unit.arm in alphas
-    judge = new_judge("generative" if is_gram else "scalar", setup.shape, derived_seed("head", unit.seed))
-    begin_from(judge, weights)
-    objective = smoothed_preference(alphas[unit.arm]) if is_gram else BASELINES[unit.arm]
-    trained = judge
-    if unit.arm == "bt-frozen":
+    kind: Literal["generative", "scalar"] = "generative" if is_gram else "scalar"
+    judge = new_judge(kind, setup.shape, derived_seed("weights", unit.seed))
+    trained: nn.Module = judge
+    if unit.arm == FROZEN:
+        begin_from(judge, weights)
         judge.body.requires_grad_(False)
-        trained = judge.head
+        trained = judge.get_submodule("head")
+    objective = smoothed_preference(alphas[unit.arm]) if is_gram else BASELINES[unit.arm]
     batches = epochs_of(labelled, setup.training.batch, derived_seed("epochs", unit.seed))
     loss = fit(judge, batches, setup.training, objective, trained, derived_seed("order", unit.seed))
     return {"loss": loss, **tested(judge, setup, unit.seed)}
