@@ -68,7 +68,7 @@ def as_answer(item: Item, outcome: Verdict | Failure, version: str) -> dict[str,
         "judge": version,
         "label": pair.label,
         "subset": item.cell,
-        "group": pair.group,
+        "group": item.group,
     }
     if item.unit:
         row["unit"] = item.unit

@@ -33,6 +33,11 @@ class Item:
         return f"{self.pair.subset}/{self.place}" if self.place else self.pair.subset
 
     @property
+    def group(self) -> str:
+        """Items of one group are not independent: the pair's own, else the prompt's text as a digest."""
+        return self.pair.group or prompt_digest(self.pair.prompt)
+
+    @property
     def fingerprint(self) -> str:
         """Names what exactly was shown, and in which positions: an answer kept from an earlier run must be to this."""
         pair = self.pair
@@ -64,9 +69,14 @@ def make_item(
         response_b=rejected if first else chosen,
         label="a" if first else "b",
         subset=subset,
-        group=_digest([[m.role, m.content] for m in prompt.messages]),
+        group=prompt_digest(prompt),
     )
     return Item(pair, unit, place)
+
+
+def prompt_digest(prompt: Prompt) -> str:
+    """Names a prompt: equal for equal turns."""
+    return _digest([[m.role, m.content] for m in prompt.messages])
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +144,7 @@ def limited(items: Sequence[Item], limit: int, seed: int) -> list[Item]:
     """About ``limit`` items, for trying out: whole prompts and subsets in seeded order, a prompt of each in turn."""
     prompts: dict[str, list[Item]] = {}
     for item in items:
-        prompts.setdefault(item.pair.group, []).append(item)
+        prompts.setdefault(item.group, []).append(item)
     waiting: dict[str, list[str]] = {}
     for group in sorted(prompts, key=_drawn(seed)):
         waiting.setdefault(prompts[group][0].pair.subset, []).append(group)
@@ -146,7 +156,7 @@ def limited(items: Sequence[Item], limit: int, seed: int) -> list[Item]:
                 group = waiting[subset].pop(0)
                 taken.add(group)
                 count += len(prompts[group])
-    return [item for item in items if item.pair.group in taken]
+    return [item for item in items if item.group in taken]
 
 
 def _drawn(seed: int) -> Callable[[str], bytes]:

@@ -79,9 +79,9 @@ def _unit(members: Sequence[Judged], metric: Callable[[Judged], Readings | None]
     item = members[0].item
     readings = [found for one in members if (found := metric(one)) is not None]
     if len(readings) < len(members):
-        return Unit(item.cell, item.pair.group, None)
+        return Unit(item.cell, item.group, None)
     together = [min(values) for values in zip(*readings, strict=True)]
-    return Unit(item.cell, item.pair.group, sum(together) / len(together))
+    return Unit(item.cell, item.group, sum(together) / len(together))
 
 
 @dataclass(frozen=True, slots=True)

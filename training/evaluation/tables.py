@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
+from textwrap import fill
 
 import matplotlib
 from matplotlib.axes import Axes
@@ -142,7 +143,7 @@ def picture(result: Result, path: Path) -> None:
         zorder=3,
     )
     _dots(axes, lines)
-    axes.set_yticks(list(rows), [f"{line.title}  ({line.units:,})" for line in lines])
+    axes.set_yticks(list(rows), [fill(f"{line.title}  ({line.units:,})", 44) for line in lines])
     axes.set_ylim(len(lines) - 0.4, -0.6)
     axes.set_xlim(-0.8, 100.8)  # a dot at 100 is a whole dot
     axes.set_xlabel("accuracy, per cent (number of pairs or lists in brackets)")

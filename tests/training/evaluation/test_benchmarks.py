@@ -13,8 +13,9 @@ import pytest
 
 from service.aggregation import combine
 from service.judging.base import read_labels
+from service.types import Prompt
 from tests.support.evaluation import FAILED, RIGHT, WRONG, Opinion, items_of, judged, lines_of, result_of
-from training.data.pairs import DataError
+from training.data.pairs import DataError, Pair
 from training.evaluation.benchmarks import BENCHMARKS, rewardbench, rm_bench, rmb
 from training.evaluation.benchmarks.base import HubPart
 from training.evaluation.benchmarks.files import read_hub
@@ -338,6 +339,14 @@ def test_rmb_is_the_mean_of_four_sections() -> None:
     assert lines["pairwise harmlessness"].two_orders.value == 1.0
 
 
+def test_a_title_names_few_missing_parts_and_counts_many() -> None:
+    cells = [cell for cell in rmb._cells("pairwise", "Harmlessness") if not cell.endswith(("S10", "S11"))]
+    lines = lines_of(result_of("rmb", items_of("rmb", [_rmb_pair(c, c) for c in cells]), lambda item: RIGHT))
+    assert "pairwise harmlessness, without S10, S11" in lines
+    few = result_of("rmb", items_of("rmb", [_rmb_pair("1", cells[0])]), lambda item: RIGHT)
+    assert "pairwise harmlessness, without 11 parts" in lines_of(few)
+
+
 def test_rmb_wants_its_own_scenarios_and_losers() -> None:
     with pytest.raises(DataError, match="field category_path"):
         items_of("rmb", [_rmb_pair("1", "Pairwise_set/Helpfulness/Poems/Sonnets")])
@@ -448,3 +457,10 @@ def test_the_hub_gives_the_items_that_files_give(tmp_path: Path) -> None:
     (record,) = loaded.files
     assert (record.rows, record.known) == (1, None)
     assert rm_bench.items(loaded.rows, 0) == items_of("rm_bench", [_style_row("chat")], file="total_dataset.json")
+
+
+def test_pairs_without_a_group_are_told_apart_by_their_prompts() -> None:
+    pairs = [Pair(str(i), Prompt.from_text(str(i // 2)), "x", "y", "a") for i in range(20)]
+    some = limited([Item(pair) for pair in pairs], 4, seed=0)
+    assert len(some) == 4
+    assert len({item.pair.prompt for item in some}) == 2
