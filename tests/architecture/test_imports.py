@@ -179,6 +179,7 @@ ROOMS: dict[str, Room] = {
     # They measure the whole house from outside, each against its own opponent.
     "benchmarks": Room(("service", "training", "client"), ("httpx", "matplotlib", "psutil", "rich")),
     "benchmarks.offline": Room(("service",), ("vllm", "prometheus_client")),
+    "benchmarks.train_steps": Room(("training",), ("torch", "transformers")),
     "benchmarks.one_pair": Room((), ("torch", "transformers")),
     "examples": Room(("client",), ("httpx",)),
 }
