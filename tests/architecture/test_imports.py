@@ -140,6 +140,7 @@ ROOMS: dict[str, Room] = {
         ("training.architectures", "training.configs", "training.data.pairs", "training.estimate", "training.presets"),
         ("pydantic",),
     ),
+    "training.planning_picture": Room(("training.estimate",), ("matplotlib",)),
     "training.data": Room(
         (*NOUNS, "service.judging", "service.manifest", "service.tokenization"),
         ("tokenizers", "transformers", "datasets", "pyarrow", "openpyxl", "tqdm", "numpy", "matplotlib", "pydantic"),

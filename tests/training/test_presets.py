@@ -16,6 +16,7 @@ from training.configs import load_recipe
 from training.data.pairs import DataError
 from training.estimate import GB, memory, time
 from training.planning import Machine, estimate_lines, plan, recipe_text, shape_of
+from training.planning_picture import draw_memory, table
 from training.presets import merged, names, resolve, toml_text
 
 OPEN = ("batch.rows", "data.max_tokens", "schedule.kind", "schedule.warmup", "optimizer.weight_decay")
@@ -125,6 +126,39 @@ def test_rows_that_cannot_be_shared_out_are_told_before_the_run() -> None:
     named = resolve("gram-released/qwen3-8b/finetune", ("batch.rows=100",))
     with pytest.raises(DataError, match="not a multiple"):
         plan(named.recipe(), named.architecture, named.expected, Machine())
+
+
+@pytest.mark.parametrize("precision", ["weights=bfloat16", "compute=float32"])
+def test_what_the_estimate_does_not_cover_is_refused(precision: str) -> None:
+    named = resolve("gram-released/qwen3-8b/finetune", (f"precision.{precision}",))
+    with pytest.raises(DataError, match="float32 weights and bfloat16 products"):
+        plan(named.recipe(), named.architecture, named.expected, Machine())
+
+
+@pytest.mark.parametrize(
+    ("changes", "sequences"),
+    [
+        ((), 2 * 65_000),
+        (("data.swap=both",), 2 * 2 * 65_000),
+        (("data.limit=1000",), 2 * 1000),
+        (("schedule.steps=10", "data.swap=both"), 10 * 128),
+    ],
+)
+def test_sequences_are_counted_as_they_will_be_run(changes: tuple[str, ...], sequences: int) -> None:
+    """Two epochs of 65,000 pairs; both orders are two sequences; a schedule in steps counts its own rows."""
+    named = resolve("gram-released/qwen3-8b/finetune", changes)
+    run = plan(named.recipe(), named.architecture, named.expected, Machine())
+    assert time(run).tokens == sequences * 1150
+
+
+def test_the_picture_shows_every_kind_of_sharding(tmp_path: Path) -> None:
+    named = resolve("gram-released/qwen3-14b/finetune")
+    run = plan(named.recipe(), named.architecture, named.expected, Machine())
+    needs = table(run)
+    assert list(needs) == ["none", "zero1", "zero2", "zero3", "fsdp2"]
+    assert needs["fsdp2"] == memory(run)
+    draw_memory(run, tmp_path / "memory.png")
+    assert (tmp_path / "memory.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_a_card_that_is_too_small_is_told() -> None:
