@@ -41,20 +41,32 @@ def build(recipe: DataRecipe, output: Path, *, force: bool = False) -> Card:
     """
     if output.exists() and not force:
         raise DataError(f"{output} exists already; name another folder, or replace it with --force.")
-    part, old = (output.with_name(f"{output.name}.{suffix}") for suffix in ("part", "old"))
+    part = output.with_name(f"{output.name}.part")
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)
     try:
         card = Builder(recipe, part).run()
         card.write(part)
         draw(card, part / "lengths.png")
-        if output.exists():
-            output.rename(old)
-        part.rename(output)
+        _replace(output, part)
     finally:
         shutil.rmtree(part, ignore_errors=True)
-        shutil.rmtree(old, ignore_errors=True)
     return card
+
+
+def _replace(output: Path, part: Path) -> None:
+    """What stood at ``output`` is put aside first, and put back if the new folder cannot take its place."""
+    old = output.with_name(f"{output.name}.old")
+    shutil.rmtree(old, ignore_errors=True)
+    if output.exists():
+        output.rename(old)
+    try:
+        part.rename(output)
+    except OSError:
+        if old.exists():
+            old.rename(output)
+        raise
+    shutil.rmtree(old, ignore_errors=True)
 
 
 @dataclass(frozen=True, slots=True)

@@ -96,8 +96,11 @@ def test_every_row_is_accounted_for(tmp_path: Path) -> None:
 
 def test_the_card_says_what_length_alone_explains(tmp_path: Path) -> None:
     output = tmp_path / "out"
-    build(recipe(tmp_path, validation=0.0, test=0.0), output)
+    even = write(tmp_path / "even.jsonl", [row(i, chosen=f"yes {i}", rejected=f"no! {i}") for i in range(200, 230)])
+    inputs = [{"path": even, "name": "e"}, *recipe(tmp_path).model_dump()["inputs"]]
+    build(recipe(tmp_path, validation=0.0, test=0.0, inputs=inputs), output)
     pairs = pairs_of(output)["train"]
+    assert sum(len(p.chosen) == len(p.rejected) for p in pairs) >= 30
     scores = [0.5 if len(p.chosen) == len(p.rejected) else float(len(p.chosen) > len(p.rejected)) for p in pairs]
     side = json.loads((output / "card.json").read_text())["sides"]["train"]
     assert side["length_only_accuracy"] == round(sum(scores) / len(scores), 4)
@@ -206,6 +209,24 @@ def test_rows_in_a_list_are_left_out(tmp_path: Path) -> None:
     inputs[0]["drop_rows"] = {"file": str(listed), "key": "a.c"}
     with pytest.raises(DataError, match=r"listed\.json, field a\.c: must be a list"):
         build(DataRecipe.of({"inputs": inputs, "output": "o"}, "t"), tmp_path / "out2")
+
+
+def test_a_folder_that_cannot_be_replaced_is_put_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    output = tmp_path / "folder" / "out"
+    build(recipe(tmp_path), output)
+    before = {path.name: path.read_bytes() for path in output.iterdir()}
+    rename = Path.rename
+
+    def failing(path: Path, target: Path) -> Path:
+        if path.suffix == ".part" and path.is_dir():
+            raise OSError("No space left on device")
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "rename", failing)
+    with pytest.raises(OSError, match="No space"):
+        build(recipe(tmp_path, seed=1), output, force=True)
+    assert {path.name: path.read_bytes() for path in output.iterdir()} == before
+    assert [path.name for path in output.parent.iterdir()] == ["out"]
 
 
 def test_two_inputs_of_one_name_are_refused(tmp_path: Path) -> None:
