@@ -6,12 +6,15 @@ import re
 import subprocess
 import sys
 import tomllib
+from argparse import Namespace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.architecture.source import ROOT
 from tests.support.presets import GIVEN, changes_for
+from training.commands import stage_recipe
 from training.configs import load_recipe
 from training.data.pairs import DataError
 from training.estimate import GB, memory, time
@@ -198,11 +201,14 @@ def test_the_commands_print_what_they_promise(tmp_path: Path) -> None:
     assert refused.stderr.startswith("error: gram-paper/qwen3-8b/finetune: arXiv 2506.14175 does not state batch.rows")
 
 
-@pytest.mark.slow
 def test_a_stage_takes_a_name() -> None:
     """It is resolved like a file, and asks first for what is missing."""
-    missing = _command("pretrain", "gram-paper/qwen3-8b/pretrain")
-    assert missing.returncode == 1
-    assert "does not state batch.rows" in missing.stderr
-    other = _command("pretrain", "gram-released/qwen3-8b/finetune")
-    assert "is a recipe for finetune" in other.stderr
+
+    def loaded(name: str) -> Any:
+        return stage_recipe.load(Namespace(recipe=Path(name), output=None), "pretrain")
+
+    assert loaded("gram-released/qwen3-8b/pretrain") == resolve("gram-released/qwen3-8b/pretrain").recipe()
+    with pytest.raises(DataError, match=r"does not state batch\.rows"):
+        loaded("gram-paper/qwen3-8b/pretrain")
+    with pytest.raises(DataError, match="is a recipe for finetune"):
+        loaded("gram-released/qwen3-8b/finetune")
