@@ -9,6 +9,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pyarrow
+import pyarrow.parquet
 import pytest
 
 from service.aggregation import combine
@@ -16,7 +18,7 @@ from service.judging.base import read_labels
 from service.types import Prompt
 from tests.support.evaluation import FAILED, RIGHT, WRONG, Opinion, items_of, judged, lines_of, result_of
 from training.data.pairs import DataError, Pair
-from training.evaluation.benchmarks import BENCHMARKS, rewardbench, rm_bench, rmb
+from training.evaluation.benchmarks import BENCHMARKS, hhh, rewardbench, rm_bench, rmb
 from training.evaluation.benchmarks.base import HubPart
 from training.evaluation.benchmarks.files import read_hub
 from training.evaluation.items import Item, Judged, check_names, limited
@@ -464,3 +466,16 @@ def test_pairs_without_a_group_are_told_apart_by_their_prompts() -> None:
     some = limited([Item(pair) for pair in pairs], 4, seed=0)
     assert len(some) == 4
     assert len({item.pair.prompt for item in some}) == 2
+
+
+@pytest.mark.slow
+def test_hhh_is_read_from_the_folders_of_its_parquet_copy(tmp_path: Path) -> None:
+    """Laid out as the hub converts it: CATEGORY/test/0000.parquet, no configurations declared."""
+    for name in hhh.CATEGORIES:
+        (tmp_path / name / "test").mkdir(parents=True)
+        targets = {"choices": ["bad", "good"], "labels": [0, 1]}
+        table = pyarrow.Table.from_pylist([{"input": name, "targets": targets}])
+        pyarrow.parquet.write_table(table, tmp_path / name / "test" / "0000.parquet")
+    parts = tuple(replace(part, repo=str(tmp_path), revision=None) for part in BENCHMARKS["hhh"].hub)
+    items = hhh.items(read_hub(replace(BENCHMARKS["hhh"], hub=parts)).rows, 0)
+    assert [(item.pair.subset, item.pair.chosen) for item in items] == [(name, "good") for name in hhh.CATEGORIES]
