@@ -14,7 +14,7 @@ from service.judging import gram
 from service.manifest import Manifest
 from service.tokenization import ChatTokenizer
 from service.types import Comparison
-from tests.support.tiny_training import adapt_recipe, finetune_recipe, pairs, pretrain_recipe
+from tests.support.tiny_training import SCRATCH, adapt_recipe, finetune_recipe, pairs, pretrain_recipe
 from training.data.judgments import WrittenJudgment, write_judgments
 from training.stages.finetune import finetune
 from training.stages.judging import JudgeTrainer
@@ -73,6 +73,18 @@ def test_four_micro_batches_give_the_gradient_of_one(tmp_path: Path, stage: str)
     for name, gradient in whole.items():
         torch.testing.assert_close(parts[name], gradient, rtol=1e-5, atol=1e-5)
     assert parts_loss == pytest.approx(whole_loss, abs=1e-6)
+
+
+def test_computing_activations_again_changes_no_gradient(tmp_path: Path) -> None:
+    found = []
+    for again in (False, True):
+        gradients = Gradients()
+        model = {**SCRATCH, "gradient_checkpointing": again, "lora": {"rank": 2}}
+        finetune(finetune_recipe(tmp_path, model=model, schedule={"steps": 1}), callbacks=[gradients])
+        found.append(gradients.found)
+    assert found[0].keys() == found[1].keys() and found[0]
+    for name, gradient in found[0].items():
+        torch.testing.assert_close(found[1][name], gradient)
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "muon"])
