@@ -39,7 +39,7 @@ FIGURES = {
 
 
 def draw_curves(history: Path, picture: Path) -> None:
-    """Left: training losses, smoothed. Right: what the periodic evaluation of held-out pairs saw. Raises `DataError`."""
+    """Left: training losses, smoothed. Right: what periodic evaluation of held-out pairs saw. Raises `DataError`."""
     try:
         rows = [json.loads(line) for line in history.read_text(encoding="utf-8").splitlines()]
     except FileNotFoundError as error:
