@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import hashlib
 import shutil
+import sys
 from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import islice
 from pathlib import Path
+from typing import TypeVar
 
 from tqdm import tqdm  # type: ignore[import-untyped]
 
@@ -69,6 +71,15 @@ def _replace(output: Path, part: Path) -> None:
     shutil.rmtree(old, ignore_errors=True)
 
 
+Item = TypeVar("Item")
+
+
+def _progress(items: Iterable[Item], name: str, total: int | None = None) -> Iterator[Item]:
+    """A bar in a terminal; in a log, a line every half minute of what takes that long."""
+    seconds = 0.2 if sys.stderr.isatty() else 30.0
+    yield from tqdm(items, name, total, unit=" pairs", mininterval=seconds, maxinterval=seconds, delay=seconds)
+
+
 @dataclass(frozen=True, slots=True)
 class _Entry:
     """What is remembered of a pair on the spool: its input, what ties it to others, and its place in a draw."""
@@ -120,7 +131,7 @@ class Builder:
     def _index_benchmarks(self) -> None:
         for location in self._recipe.decontaminate:
             path = Path(expanded(location))
-            for prompt in tqdm(benchmark_prompts(path), desc=f"prompts of {path.name}", unit=" rows", leave=False):
+            for prompt in _progress(benchmark_prompts(path), f"prompts of {path.name}"):
                 self._benchmarks.add(path.name, prompt)
 
     def _usable(self) -> Iterator[Pair]:
@@ -128,7 +139,7 @@ class Builder:
         for number, given in enumerate(self._inputs):
             counts, reading = self._counts[number], Reading(self._sources[number])
             items = islice(reading, given.limit)
-            for item in tqdm(items, desc=given.name or Path(given.path).name, unit=" pairs"):
+            for item in _progress(items, given.name or Path(given.path).name):
                 counts.read += 1
                 reason = self._fault_of(item, given)
                 if reason is not None:
@@ -162,6 +173,8 @@ class Builder:
             return "no label (a tie, or never judged)"
         if item.label is not None and given.min_margin is not None and (item.margin or 0.0) < given.min_margin:
             return f"margin below {given.min_margin:g}"
+        if item.subset in given.drop_subsets:
+            return "subset left out by the recipe"
         size = sum(len(m.content) for m in item.prompt.messages) + len(item.response_a) + len(item.response_b)
         if self._recipe.max_chars is not None and size > self._recipe.max_chars:
             return f"longer than {self._recipe.max_chars} characters"
@@ -230,9 +243,7 @@ class Builder:
 
         def chosen() -> Iterator[Pair]:
             pairs = zip(read_pairs(self._folder / _SPOOL), self._entries, sides, strict=True)
-            for pair, entry, wanted in tqdm(
-                pairs, desc=f"writing {side}", total=len(sides), unit=" pairs", leave=False
-            ):
+            for pair, entry, wanted in _progress(pairs, f"writing {side}", total=len(sides)):
                 if wanted == side:
                     statistics.add(pair)
                     self._counts[entry.source].kept[side] += 1

@@ -165,6 +165,9 @@ def test_filters(tmp_path: Path) -> None:
     def built(name: str, **changes: Any) -> Counter[str]:
         return build(DataRecipe.of({**base, **changes}, "t"), tmp_path / name).dropped
 
+    mixed = [{**FORMATS["conversations"].example, "source": name} for name in ("good", "bad")]
+    mix = {"path": write(tmp_path / "mix.jsonl", mixed), "drop_subsets": ["bad"]}
+    assert built("mix", inputs=[mix]) == {"subset left out by the recipe": 1}
     assert built("labelled") == {"no label (a tie, or never judged)": 20}
     assert built("any", labels="optional") == {}
     assert built("capped", labels="optional", max_per_prompt=3) == {"more than 3 pairs of one prompt": 28}
