@@ -38,9 +38,10 @@ def both_orders(judged: Judged) -> Readings | None:
 
 
 def length_only(judged: Judged) -> Readings:
-    """The longer response is taken to be the better one, without reading either. Equal lengths are wrong."""
-    pair = judged.item.pair
-    return (float(len(pair.chosen) > len(pair.rejected)),)
+    """The longer response is taken to be the better one, without reading either. A coin decides on equal lengths, which
+    an eighth of RewardBench's pairs have (bugs of one character)."""
+    gap = len(judged.item.pair.chosen) - len(judged.item.pair.rejected)
+    return (1.0 if gap > 0 else 0.5 if gap == 0 else 0.0,)
 
 
 METRICS: dict[str, Callable[[Judged], Readings | None]] = {

@@ -50,7 +50,7 @@ def markdown(result: Result, *, details: bool = True) -> str:
 def _warnings(result: Result) -> list[str]:
     notes = []
     if result.limit is not None:
-        notes.append(f"**A trial on about {result.limit} pairs, not the benchmark.**")
+        notes.append(f"**A trial on about {result.limit} pairs, not the whole.**")
     notes += [
         f"**{line.name}: without {_listed(line.missing)}.**" for line in result.scores if line.headline and line.missing
     ]

@@ -39,7 +39,7 @@ def test_the_table_says_whether_its_files_are_the_published_ones(known: bool | N
 
 def test_a_trial_is_never_called_the_benchmark() -> None:
     result = _result(limit=100)
-    assert "A trial on about 100 pairs, not the benchmark." in markdown(result)
+    assert "A trial on about 100 pairs, not the whole." in markdown(result)
     assert "JudgeBench (GPT-4o pairs) (trial)" in summary([result])
 
 
