@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +15,12 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 from service.judging import scalar
 from service.manifest import Manifest
 from service.tokenization import ChatTokenizer
-from service.types import Response
+from service.types import Response, Verdict
 from tests.support.tiny_training import SCRATCH, TOKENIZER, pairs, reward_recipe
 from tests.training.stages.test_finetune import Gradients
 from training.configs import ScratchSection
 from training.data.pairs import DataError, Pair, read_pairs, write_pairs
+from training.evaluation.judges.checkpoint import opened
 from training.objectives.text_regularizer import text_losses
 from training.stages.models import scratch_model
 from training.stages.reward import train_reward
@@ -47,6 +50,17 @@ def test_it_learns_and_is_served_as_it_was_measured(tmp_path: Path, backbone: di
     assert manifest.judges[0].self_test is not None
     assert trainer.state.log_history[0]["reward"] == pytest.approx(trainer.state.log_history[0]["loss"], abs=1e-5)
     _check_rewards(recipe.output.directory, final["reward_gap"])
+    verdicts = asyncio.run(_judged(recipe.output.directory))
+    p_right = [v.p_first if pair.label == "a" else 1 - v.p_first for v, pair in verdicts]
+    assert sum(math.log(p) for p in p_right) / len(p_right) == pytest.approx(-final["loss"], abs=1e-4)
+
+
+async def _judged(directory: str) -> list[tuple[Verdict, Pair]]:
+    """By the service's own start-up, self-test included, and its pipeline."""
+    held_out = pairs(12, seed=2)
+    async with opened(directory) as judge:
+        verdicts = await judge.judge(held_out)
+    return [(v, pair) for v, pair in zip(verdicts, held_out, strict=True) if isinstance(v, Verdict)]
 
 
 def _check_rewards(directory: str, expected_gap: float) -> None:
