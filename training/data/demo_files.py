@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from random import Random
 
-from tqdm import tqdm  # type: ignore[import-untyped]
+from tqdm import tqdm
 
 from service.types import Prompt
 from training.data.demo_tasks import TASKS, DemoPair, draw, rationale
