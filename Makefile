@@ -11,6 +11,7 @@ PORT ?= 8000
 TESTS ?=
 PART ?=
 SEED ?= 1
+SIZE ?= smoke
 
 # The GPU build of vLLM is the same Python module as the CPU build: each device has its own environment.
 VENV := $(if $(filter cpu,$(DEVICE)),.venv,.venv-$(DEVICE))
@@ -65,6 +66,10 @@ bench: $(RUNTIME) $(TOOLS) ## judged comparisons a second against vLLM offline, 
 .PHONY: soak
 soak: $(RUNTIME) $(TOOLS) ## every property at its full count, in parts of at most half an hour that are run once a commit (PART=Q7 for one)
 	$(PY) -m benchmarks soak --strict --write-docs $(if $(PART),--part '$(PART)')
+
+.PHONY: studies
+studies: $(RUNTIME) $(TOOLS) ## three claims about training judges, re-tested on small models (SIZE=full: hours, see docs/studies)
+	$(PY) -m training study all --size $(SIZE)
 
 .PHONY: clean
 clean: ## remove environments, caches and build outputs

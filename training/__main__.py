@@ -22,15 +22,19 @@ COMMANDS = (
     "adapt",
     "reward",
     "curves",
+    "demo_data",
     "recipe",
     "estimate",
     "evaluate",
+    "judge_report",
+    "best_of_n",
+    "study",
 )
 """Names of modules of `training.commands`, in the order of the help text. A command may have sub-commands."""
 
 
 def main() -> None:
-    modules = {name: import_module(f"training.commands.{name}") for name in COMMANDS}
+    modules = {name.replace("_", "-"): import_module(f"training.commands.{name}") for name in COMMANDS}
     parser = argparse.ArgumentParser(prog="python -m training", description="Train and measure judges.")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for module in modules.values():

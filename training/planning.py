@@ -37,8 +37,10 @@ def plan(recipe: AnyRecipe, shape: Architecture, expected: Expected, machine: Ma
         raise DataError(f"There is no GPU {machine.gpu} in the table; known: {', '.join(GPUS)}.")
     if recipe.model.lora is not None:
         raise DataError("The estimate covers training of all weights; leave model.lora out.")
+    if recipe.precision.compute != "bfloat16" or recipe.precision.weights != "float32":
+        raise DataError("The estimate covers float32 weights and bfloat16 products; precision says otherwise.")
     recipe.batch.accumulation(machine.gpus)
-    both = recipe.stage == "reward" or recipe.data.swap == "both"
+    rows, epochs = _rows(recipe, expected)
     return Run(
         architecture=shape,
         gpu=GPUS[machine.gpu],
@@ -47,12 +49,21 @@ def plan(recipe: AnyRecipe, shape: Architecture, expected: Expected, machine: Ma
         rows=recipe.batch.rows_per_device * (2 if recipe.stage == "reward" else 1),
         row_tokens=recipe.data.max_tokens,
         mean_tokens=min(expected.mean_tokens, recipe.data.max_tokens),
-        samples=(expected.pairs if recipe.data.limit is None else recipe.data.limit) * (2 if both else 1),
-        epochs=recipe.schedule.epochs,
+        samples=rows,
+        epochs=epochs,
         checkpointing=recipe.model.gradient_checkpointing,
         logits="chunked" if recipe.stage == "pretrain" else "labels",
         utilisation=machine.utilisation,
     )
+
+
+def _rows(recipe: AnyRecipe, expected: Expected) -> tuple[int, float]:
+    """Sequences of an epoch, and epochs; a schedule in steps is one epoch of what they hold. Pairs in both orders are
+    two sequences, and so are the pairs of the reward stage."""
+    if recipe.schedule.steps is not None:
+        return recipe.schedule.steps * recipe.batch.rows * (2 if recipe.stage == "reward" else 1), 1.0
+    pairs = expected.pairs if recipe.data.limit is None else min(recipe.data.limit, expected.pairs)
+    return pairs * (2 if recipe.stage == "reward" or recipe.data.swap == "both" else 1), recipe.schedule.epochs
 
 
 def shape_of(model: ModelSection) -> Architecture:

@@ -140,6 +140,7 @@ ROOMS: dict[str, Room] = {
         ("training.architectures", "training.configs", "training.data.pairs", "training.estimate", "training.presets"),
         ("pydantic",),
     ),
+    "training.planning_picture": Room(("training.estimate",), ("matplotlib",)),
     "training.data": Room(
         (*NOUNS, "service.judging", "service.manifest", "service.tokenization"),
         ("tokenizers", "transformers", "datasets", "pyarrow", "openpyxl", "tqdm", "numpy", "matplotlib", "pydantic"),
@@ -157,7 +158,11 @@ ROOMS: dict[str, Room] = {
             "service.engines",
             "client",
         ),
-        ("torch", "transformers", "matplotlib", "numpy", "scipy", "httpx", "tqdm", "prometheus_client"),
+        ("torch", "transformers", "matplotlib", "numpy", "scipy", "httpx", "tqdm", "prometheus_client", "jinja2"),
+    ),
+    "training.studies": Room(
+        ("training.data", "training.objectives", "training.evaluation", "service.types"),
+        ("torch", "transformers", "safetensors", "pydantic", "numpy", "scipy", "matplotlib", "tqdm"),
     ),
     "training.stages": Room(
         (
@@ -175,6 +180,7 @@ ROOMS: dict[str, Room] = {
     # They measure the whole house from outside, each against its own opponent.
     "benchmarks": Room(("service", "training", "client"), ("httpx", "matplotlib", "psutil", "rich")),
     "benchmarks.offline": Room(("service",), ("vllm", "prometheus_client")),
+    "benchmarks.train_steps": Room(("training",), ("torch", "transformers")),
     "benchmarks.one_pair": Room((), ("torch", "transformers")),
     "examples": Room(("client",), ("httpx",)),
 }

@@ -25,12 +25,12 @@ _WORDS = ("red", "cold", "north", "day", "five", "dog", "old", "seven")
 
 
 def pairs(n: int, seed: int = 1) -> list[Pair]:
-    """Which response repeats the word of the prompt? Lengths differ, so that batches hold unequal numbers of tokens."""
+    """The better response says "good". Lengths differ, so that batches hold unequal numbers of tokens."""
     rng = Random(seed)
     made = []
     for i in range(n):
-        word, other = rng.sample(_WORDS, 2)
-        right, wrong = f"{word} " * rng.randint(1, 4), f"{other} " * rng.randint(1, 4)
+        word = rng.choice(_WORDS)
+        right, wrong = f"{word} " * rng.randint(0, 3) + "good", f"{word} " * rng.randint(0, 3) + "bad"
         first, second, label = (right, wrong, "a") if rng.random() < 0.5 else (wrong, right, "b")
         made.append(Pair(f"p{i}", Prompt.from_text(f"Say {word}."), first, second, label, "words", 1.0))  # type: ignore[arg-type]
     return made

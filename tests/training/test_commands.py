@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import subprocess
 import sys
 from importlib import import_module
@@ -27,3 +28,11 @@ def test_every_command_shows_its_help_without_a_heavy_library() -> None:
 @pytest.mark.parametrize("name", COMMANDS)
 def test_every_command_can_run(name: str) -> None:
     assert callable(import_module(f"training.commands.{name}").run)
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_a_command_is_called_as_its_module_is_named(name: str) -> None:
+    """With hyphens: the dispatcher finds the module by the word that was typed."""
+    commands = argparse.ArgumentParser().add_subparsers()
+    import_module(f"training.commands.{name}").add_parser(commands)
+    assert list(commands.choices) == [name.replace("_", "-")]

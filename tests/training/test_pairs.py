@@ -42,6 +42,16 @@ def test_what_is_written_is_read_back(tmp_path_factory: pytest.TempPathFactory, 
     assert [p.name for p in path.parent.iterdir()] == ["pairs.jsonl"]
 
 
+@bar(2_000)
+@given(PAIRS)
+def test_swapping_sides_changes_no_judgment(pair: Pair) -> None:
+    other = pair.swapped
+    assert other.swapped == pair
+    assert (other.response_a, other.response_b) == (pair.response_b, pair.response_a)
+    if pair.label is not None:
+        assert (other.chosen, other.rejected) == (pair.chosen, pair.rejected)
+
+
 def test_a_row_without_an_id_is_named_by_its_place(tmp_path: Path) -> None:
     path = tmp_path / "mine.jsonl"
     path.write_text(json.dumps(GOOD) + "\n")

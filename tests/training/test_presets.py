@@ -2,31 +2,27 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 import tomllib
+from argparse import Namespace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from tests.architecture.source import ROOT
+from tests.support.presets import GIVEN, changes_for
+from training.commands import stage_recipe
 from training.configs import load_recipe
 from training.data.pairs import DataError
 from training.estimate import GB, memory, time
 from training.planning import Machine, estimate_lines, plan, recipe_text, shape_of
+from training.planning_picture import draw_memory, table
 from training.presets import merged, names, resolve, toml_text
 
 OPEN = ("batch.rows", "data.max_tokens", "schedule.kind", "schedule.warmup", "optimizer.weight_decay")
-GIVEN = (
-    "batch.rows=256",
-    "data.max_tokens=2048",
-    "schedule.kind=cosine",
-    "schedule.warmup=0.1",
-    "optimizer.weight_decay=0.0",
-)
-
-
-def _changes(name: str) -> tuple[str, ...]:
-    return GIVEN if name.startswith("gram-paper/") else ()
 
 
 def test_there_are_two_presets_of_six_backbones_and_two_stages() -> None:
@@ -37,7 +33,7 @@ def test_there_are_two_presets_of_six_backbones_and_two_stages() -> None:
 
 @pytest.mark.parametrize("name", names())
 def test_each_is_a_recipe_that_is_written_out_and_read_back(name: str, tmp_path: Path) -> None:
-    named = resolve(name, _changes(name))
+    named = resolve(name, changes_for(name))
     file = tmp_path / "recipe.toml"
     file.write_text(recipe_text(named, Machine(), str(file)), encoding="utf-8")
     assert load_recipe(file) == named.recipe()
@@ -46,7 +42,7 @@ def test_each_is_a_recipe_that_is_written_out_and_read_back(name: str, tmp_path:
 
 @pytest.mark.parametrize("name", names())
 def test_each_fits_on_eight_a800(name: str) -> None:
-    named = resolve(name, _changes(name))
+    named = resolve(name, changes_for(name))
     run = plan(named.recipe(), named.architecture, named.expected, Machine())
     need = memory(run)
     assert need.states == pytest.approx(16 * named.architecture.parameter_count / 8)
@@ -55,6 +51,8 @@ def test_each_fits_on_eight_a800(name: str) -> None:
     assert f"{need.total / GB:.1f} GB" in text
     assert f"{time(run).hours:.1f} h" in text
     assert f"-m training {named.stage} x.toml" in text
+    (config,) = re.findall(r"--config_file (\S+)", text)
+    assert (ROOT / config).is_file()
 
 
 @pytest.mark.parametrize(
@@ -68,7 +66,7 @@ def test_each_fits_on_eight_a800(name: str) -> None:
 )
 def test_the_numbers_of_the_sources(name: str, rate: float, rows: int, epochs: int, alpha: float | None) -> None:
     """Learning rates of paper and scripts are the other way round; alpha is half of PyTorch's epsilon 0.1."""
-    recipe = resolve(name, _changes(name)).recipe()
+    recipe = resolve(name, changes_for(name)).recipe()
     assert (recipe.optimizer.learning_rate, recipe.batch.rows, recipe.schedule.epochs) == (rate, rows, epochs)
     assert getattr(recipe.objective, "smoothing", None) == alpha
 
@@ -133,6 +131,39 @@ def test_rows_that_cannot_be_shared_out_are_told_before_the_run() -> None:
         plan(named.recipe(), named.architecture, named.expected, Machine())
 
 
+@pytest.mark.parametrize("precision", ["weights=bfloat16", "compute=float32"])
+def test_what_the_estimate_does_not_cover_is_refused(precision: str) -> None:
+    named = resolve("gram-released/qwen3-8b/finetune", (f"precision.{precision}",))
+    with pytest.raises(DataError, match="float32 weights and bfloat16 products"):
+        plan(named.recipe(), named.architecture, named.expected, Machine())
+
+
+@pytest.mark.parametrize(
+    ("changes", "sequences"),
+    [
+        ((), 2 * 65_000),
+        (("data.swap=both",), 2 * 2 * 65_000),
+        (("data.limit=1000",), 2 * 1000),
+        (("schedule.steps=10", "data.swap=both"), 10 * 128),
+    ],
+)
+def test_sequences_are_counted_as_they_will_be_run(changes: tuple[str, ...], sequences: int) -> None:
+    """Two epochs of 65,000 pairs; both orders are two sequences; a schedule in steps counts its own rows."""
+    named = resolve("gram-released/qwen3-8b/finetune", changes)
+    run = plan(named.recipe(), named.architecture, named.expected, Machine())
+    assert time(run).tokens == sequences * 1150
+
+
+def test_the_picture_shows_every_kind_of_sharding(tmp_path: Path) -> None:
+    named = resolve("gram-released/qwen3-14b/finetune")
+    run = plan(named.recipe(), named.architecture, named.expected, Machine())
+    needs = table(run)
+    assert list(needs) == ["none", "zero1", "zero2", "zero3", "fsdp2"]
+    assert needs["fsdp2"] == memory(run)
+    draw_memory(run, tmp_path / "memory.png")
+    assert (tmp_path / "memory.png").read_bytes().startswith(b"\x89PNG")
+
+
 def test_a_card_that_is_too_small_is_told() -> None:
     named = resolve("gram-released/qwen3-14b/finetune")
     machine = Machine(gpu="A100-40GB", gpus=4, sharding="zero2")
@@ -157,6 +188,7 @@ def _command(*arguments: str) -> subprocess.CompletedProcess[str]:
     )
 
 
+@pytest.mark.slow
 def test_the_commands_print_what_they_promise(tmp_path: Path) -> None:
     file = tmp_path / "run.toml"
     written = _command("recipe", "show", "gram-released/qwen3-8b/finetune", "--set", "seed=9", "--output", str(file))
@@ -167,3 +199,16 @@ def test_the_commands_print_what_they_promise(tmp_path: Path) -> None:
     refused = _command("estimate", "gram-paper/qwen3-8b/finetune")
     assert refused.returncode == 1
     assert refused.stderr.startswith("error: gram-paper/qwen3-8b/finetune: arXiv 2506.14175 does not state batch.rows")
+
+
+def test_a_stage_takes_a_name() -> None:
+    """It is resolved like a file, and asks first for what is missing."""
+
+    def loaded(name: str) -> Any:
+        return stage_recipe.load(Namespace(recipe=Path(name), output=None), "pretrain")
+
+    assert loaded("gram-released/qwen3-8b/pretrain") == resolve("gram-released/qwen3-8b/pretrain").recipe()
+    with pytest.raises(DataError, match=r"does not state batch\.rows"):
+        loaded("gram-paper/qwen3-8b/pretrain")
+    with pytest.raises(DataError, match="is a recipe for finetune"):
+        loaded("gram-released/qwen3-8b/finetune")

@@ -72,6 +72,7 @@ def run(args: argparse.Namespace) -> None:
 
 def _build(args: argparse.Namespace) -> None:
     from training.data.building import build
+    from training.data.files import stem_of
     from training.data.pairs import DataError
     from training.data.recipe import DataRecipe
 
@@ -87,7 +88,11 @@ def _build(args: argparse.Namespace) -> None:
     }
     given = {key: value for key, value in changes.items() if value is not None}
     if args.recipe is None:
-        given["inputs"] = [{"path": path, "format": args.format} for path in args.input]
+        several = len(args.input) > 1  # then each is called what its file is called, so that ids do not clash
+        given["inputs"] = [
+            {"path": path, "format": args.format, "name": stem_of(Path(path)) if several else None}
+            for path in args.input
+        ]
         if "output" not in given:
             raise DataError("Without a recipe, --output must name the folder to write.")
     recipe = DataRecipe.load(args.recipe, given) if args.recipe else DataRecipe.of(given, "the arguments")

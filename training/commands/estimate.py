@@ -23,6 +23,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parser.add_argument("--price", type=float, default=1.5, help="US dollars a GPU-hour (default: 1.5, an assumption)")
     parser.add_argument("--pairs", type=int, help="pairs of an epoch (recipe files; named recipes know theirs)")
     parser.add_argument("--mean-tokens", type=float, help="tokens of a row on average (recipe files)")
+    parser.add_argument("--picture", type=Path, metavar="FILE.png", help="draw memory under every kind of sharding")
     parser.add_argument("--backbone", help="backbone of a recipe file whose checkpoint is not here, such as qwen3-8b")
 
 
@@ -46,3 +47,8 @@ def run(args: argparse.Namespace) -> None:
         shape = architectures()[args.backbone] if args.backbone else shape_of(recipe.model)
         planned = plan(recipe, shape, Expected(pairs=args.pairs, mean_tokens=args.mean_tokens), machine)
     print("\n".join(estimate_lines(planned, machine)))
+    if args.picture is not None:
+        from training.planning_picture import draw_memory
+
+        draw_memory(planned, args.picture)
+        print(f"Written: {args.picture}")

@@ -73,6 +73,8 @@ def run(args: argparse.Namespace) -> None:
             _evaluate(args)
     except EvaluationError as error:
         sys.exit(f"error: {error}")
+    except KeyboardInterrupt:
+        sys.exit("interrupted; what was judged is kept: start again to go on")
 
 
 def _evaluate(args: argparse.Namespace) -> None:

@@ -10,7 +10,7 @@ from training.data.pairs import DataError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("recipe", type=Path, help="recipe file, such as those of training/recipes/")
+    parser.add_argument("recipe", type=Path, help="recipe file, or a name of `recipe list`")
     parser.add_argument("--output", type=Path, help="checkpoint directory (default: the recipe's)")
     parser.add_argument("--resume", action="store_true", help="go on from the last state the interrupted run saved")
 
@@ -18,8 +18,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def load(args: argparse.Namespace, stage: str) -> Any:
     """The recipe named on the command line. Raises `DataError`, also for a recipe of another stage."""
     from training.configs import load_recipe
+    from training.presets import names, resolve
 
-    recipe = load_recipe(args.recipe)
+    name = args.recipe.as_posix()
+    recipe = resolve(name).recipe() if name in names() else load_recipe(args.recipe)
     if recipe.stage != stage:
         raise DataError(f"{args.recipe} is a recipe for {recipe.stage}; run: python -m training {recipe.stage}")
     if args.output is None:

@@ -9,14 +9,16 @@ from __future__ import annotations
 
 import hashlib
 import shutil
+import sys
 from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import islice
 from pathlib import Path
+from typing import TypeVar
 
-from tqdm import tqdm  # type: ignore[import-untyped]
+from tqdm import tqdm
 
 from training.data.card import Card, SideStatistics, SourceCounts
 from training.data.card_plot import draw
@@ -41,20 +43,41 @@ def build(recipe: DataRecipe, output: Path, *, force: bool = False) -> Card:
     """
     if output.exists() and not force:
         raise DataError(f"{output} exists already; name another folder, or replace it with --force.")
-    part, old = (output.with_name(f"{output.name}.{suffix}") for suffix in ("part", "old"))
+    part = output.with_name(f"{output.name}.part")
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)
     try:
         card = Builder(recipe, part).run()
         card.write(part)
         draw(card, part / "lengths.png")
-        if output.exists():
-            output.rename(old)
-        part.rename(output)
+        _replace(output, part)
     finally:
         shutil.rmtree(part, ignore_errors=True)
-        shutil.rmtree(old, ignore_errors=True)
     return card
+
+
+def _replace(output: Path, part: Path) -> None:
+    """What stood at ``output`` is put aside first, and put back if the new folder cannot take its place."""
+    old = output.with_name(f"{output.name}.old")
+    shutil.rmtree(old, ignore_errors=True)
+    if output.exists():
+        output.rename(old)
+    try:
+        part.rename(output)
+    except OSError:
+        if old.exists():
+            old.rename(output)
+        raise
+    shutil.rmtree(old, ignore_errors=True)
+
+
+Item = TypeVar("Item")
+
+
+def _progress(items: Iterable[Item], name: str, total: int | None = None) -> Iterator[Item]:
+    """A bar in a terminal; in a log, a line every half minute of what takes that long."""
+    seconds = 0.2 if sys.stderr.isatty() else 30.0
+    yield from tqdm(items, name, total, unit=" pairs", mininterval=seconds, maxinterval=seconds, delay=seconds)
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +104,7 @@ class Builder:
         self._benchmarks = Benchmarks()
         self._overlap_of = lru_cache(maxsize=4096)(self._benchmarks.overlap_of)  # pairs of one prompt follow each other
         self._overlaps: Counter[tuple[str, str]] = Counter()
+        self._ids: dict[bytes, int] = {}
         self._entries: list[_Entry] = []
         self._duplicates = Duplicates()
         self._signatures = Signatures()
@@ -107,7 +131,7 @@ class Builder:
     def _index_benchmarks(self) -> None:
         for location in self._recipe.decontaminate:
             path = Path(expanded(location))
-            for prompt in tqdm(benchmark_prompts(path), desc=f"prompts of {path.name}", unit=" rows", leave=False):
+            for prompt in _progress(benchmark_prompts(path), f"prompts of {path.name}"):
                 self._benchmarks.add(path.name, prompt)
 
     def _usable(self) -> Iterator[Pair]:
@@ -115,18 +139,30 @@ class Builder:
         for number, given in enumerate(self._inputs):
             counts, reading = self._counts[number], Reading(self._sources[number])
             items = islice(reading, given.limit)
-            for item in tqdm(items, desc=given.name or Path(given.path).name, unit=" pairs"):
+            for item in _progress(items, given.name or Path(given.path).name):
                 counts.read += 1
                 reason = self._fault_of(item, given)
                 if reason is not None:
                     counts.dropped[reason] += 1
                 elif isinstance(item, Pair):
+                    self._claim(item.id, number)
                     pair = (
                         item.swapped if self._recipe.shuffle_sides and shown_swapped(item, self._recipe.seed) else item
                     )
                     self._note(number, pair)
                     yield pair
+            for (
+                origin
+            ) in reading.origins:  # as the recipe names them: a card says nothing of the machine it was built on
+                origin.location = origin.location.replace(reading.source.location, given.path, 1)
             counts.origins = reading.origins
+
+    def _claim(self, pair_id: str, number: int) -> None:
+        """Ids begin with the source's name; two inputs of one format must not share it."""
+        owner = self._ids.setdefault(hashlib.blake2b(pair_id.encode(), digest_size=8).digest(), number)
+        if owner != number:
+            paths = " and ".join(self._inputs[i].path for i in (owner, number))
+            raise DataError(f"{paths} both hold a pair with id {pair_id}; give one of these inputs another name.")
 
     def _fault_of(self, item: Read, given: Input) -> str | None:
         if isinstance(item, Dropped):
@@ -137,6 +173,8 @@ class Builder:
             return "no label (a tie, or never judged)"
         if item.label is not None and given.min_margin is not None and (item.margin or 0.0) < given.min_margin:
             return f"margin below {given.min_margin:g}"
+        if item.subset in given.drop_subsets:
+            return "subset left out by the recipe"
         size = sum(len(m.content) for m in item.prompt.messages) + len(item.response_a) + len(item.response_b)
         if self._recipe.max_chars is not None and size > self._recipe.max_chars:
             return f"longer than {self._recipe.max_chars} characters"
@@ -205,9 +243,7 @@ class Builder:
 
         def chosen() -> Iterator[Pair]:
             pairs = zip(read_pairs(self._folder / _SPOOL), self._entries, sides, strict=True)
-            for pair, entry, wanted in tqdm(
-                pairs, desc=f"writing {side}", total=len(sides), unit=" pairs", leave=False
-            ):
+            for pair, entry, wanted in _progress(pairs, f"writing {side}", total=len(sides)):
                 if wanted == side:
                     statistics.add(pair)
                     self._counts[entry.source].kept[side] += 1

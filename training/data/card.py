@@ -184,7 +184,7 @@ def _sources(card: Card) -> Iterator[str]:
         kept = (f"{source.kept[side]:,}" for side in ("train", "validation", "test"))
         rows.append((source.title, source.path, f"{source.read:,}", f"{sum(source.dropped.values()):,}", *kept))
     yield from _table(("source", "path", "read", "dropped", "train", "validation", "test"), rows)
-    yield ""
+    yield "\nRead: pairs, and rows that were left out before they made any.\n"
 
 
 def _drops(card: Card) -> Iterator[str]:
@@ -194,8 +194,8 @@ def _drops(card: Card) -> Iterator[str]:
         where = ", ".join(f"{s.title} {s.dropped[reason]:,}" for s in card.sources if s.dropped[reason])
         rows.append((reason, f"{count:,}", where))
     yield from _table(("reason", "pairs", "of"), rows)
-    share = 100 * card.near_duplicate_share
-    yield f"\nNear-duplicates: {card.near_duplicates:,} of {card.compared:,} pairs compared ({share:.2f} %).\n"
+    share = f"{card.near_duplicates:,} of {card.compared:,} pairs compared ({100 * card.near_duplicate_share:.2f} %)"
+    yield f"\nNear-duplicates, equal ones included: {share}.\n"
     if card.benchmark_prompts:
         yield f"Overlap with {card.benchmark_prompts:,} benchmark prompts (different wordings), in pairs dropped:\n"
         yield from _table(("benchmark: rule", "pairs"), [(name, f"{n:,}") for name, n in card.overlaps.items()])

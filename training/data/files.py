@@ -10,11 +10,12 @@ import gzip
 import hashlib
 import json
 import lzma
+import re
 import zlib
 from collections.abc import Callable, Iterator, Mapping
 from io import TextIOWrapper
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 from zipfile import BadZipFile
 
 from training.data.pairs import DataError
@@ -22,6 +23,9 @@ from training.data.pairs import DataError
 Record = Mapping[str, Any]
 _OPENERS: dict[str, Callable[..., Any]] = {".gz": gzip.open, ".xz": lzma.open}
 _BROKEN = (EOFError, gzip.BadGzipFile, lzma.LZMAError, zlib.error, BadZipFile)
+_SPACES = "\ufeff \t\r\n"
+_SPACE = re.compile(f"[{_SPACES}]*")
+_CHUNK = 1 << 20
 KINDS = (".jsonl", ".json", ".parquet", ".xlsx")
 
 
@@ -91,17 +95,51 @@ def _lines(path: Path) -> Iterator[tuple[int, Any]]:
 def _json(path: Path) -> Iterator[tuple[int, Any]]:
     """A list of rows, one row, or JSON lines under another name."""
     with _text(path) as file:
-        text = file.read().removeprefix("\ufeff")
-    if not text.strip():
-        return
+        start = file.read(_CHUNK).lstrip(_SPACES)
+        if start.startswith("["):
+            yield from enumerate(_elements(path, file, start), start=1)
+            return
+        text = start + file.read()
     try:
-        whole = json.loads(text)
+        yield from [(1, json.loads(text))] if text else []
     except ValueError as error:
-        if not text.lstrip().startswith("{"):
+        if not text.startswith("{"):
             raise DataError(f"{path}: not JSON ({error}); it must be a list of objects.") from error
         yield from _lines(path)
-    else:
-        yield from enumerate(whole if isinstance(whole, list) else [whole], start=1)
+
+
+def _elements(path: Path, file: TextIO, text: str) -> Iterator[Any]:
+    """Elements of the list that ``text`` begins, one at a time: a list of many gigabytes takes the memory of a row."""
+    decode = json.JSONDecoder().raw_decode
+    at, number = 1, 0
+
+    def skip_spaces() -> str:
+        """To the next character that says something; "" at the end of the file."""
+        nonlocal text, at
+        while True:
+            at = _SPACE.match(text, at).end()  # type: ignore[union-attr]  # matches nothing as well
+            if at < len(text):
+                return text[at]
+            text, at = file.read(_CHUNK), 0
+            if not text:
+                return ""
+
+    while skip_spaces() != "]":
+        number += 1
+        if number > 1:
+            if text[at : at + 1] != ",":
+                raise DataError(f"{path}, row {number}: not JSON (a comma or the list's end is missing).")
+            at += 1
+            skip_spaces()
+        while True:
+            try:
+                element, at = decode(text, at)
+                break
+            except ValueError as error:
+                if not (more := file.read(_CHUNK)):
+                    raise DataError(f"{path}, row {number}: not JSON ({error}).") from error
+                text, at = text[at:] + more, 0
+        yield element
 
 
 def _parsed(path: Path, number: int, line: str) -> Any:

@@ -13,16 +13,23 @@ from training.data.pairs import DataError
 
 
 def hub_records(
-    name: str, *, split: str = "train", config: str | None = None, revision: str | None = None
+    name: str,
+    *,
+    split: str = "train",
+    config: str | None = None,
+    revision: str | None = None,
+    folder: str | None = None,
 ) -> Iterator[tuple[int, dict[str, Any]]]:
     """Rows with their number (from 1). ``name`` may also be a local folder that the datasets library can read.
+
+    ``folder``: only the files under it, for repositories whose folders are not declared as configurations.
 
     Raises `DataError` when the data set, its split or the hub cannot be reached, saying what to do offline.
     """
     import datasets  # type: ignore[import-untyped]
 
     try:
-        rows = datasets.load_dataset(name, config, split=split, revision=revision, streaming=True)
+        rows = datasets.load_dataset(name, config, data_dir=folder, split=split, revision=revision, streaming=True)
         number = 0
         for number, row in enumerate(rows, start=1):
             yield number, dict(row)

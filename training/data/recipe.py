@@ -61,6 +61,8 @@ class Input(Section):
     limit: Annotated[int, Field(gt=0)] | None = None
     """Read so many pairs at most, from the beginning."""
     drop_rows: DropRows | None = None
+    drop_subsets: tuple[str, ...] = ()
+    """Parts of a mix to leave out, by the names the source gives them."""
     hub_split: str = "train"
     hub_config: str | None = None
     hub_revision: str | None = None

@@ -76,10 +76,10 @@ class Reading:
             rows = hub_records(name, split=self.source.split, config=self.source.config, revision=self.source.revision)
             for number, row in rows:
                 digest.update(json.dumps(row, sort_keys=True, default=str).encode())
+                origin.sha256 = digest.hexdigest()  # of the rows so far: a reader may stop before the end
                 yield number, row
 
         yield from self._rows(hashed(), origin, "")
-        origin.sha256 = digest.hexdigest()
 
     def _rows(self, rows: Iterator[tuple[int, Record]], origin: Origin, stem: str) -> Iterator[Read]:
         chosen: Format | None = get_format(self.source.format) if self.source.format else None

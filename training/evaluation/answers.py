@@ -15,7 +15,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any
 
-from tqdm import tqdm  # type: ignore[import-untyped]
+from tqdm import tqdm
 
 from service.types import Verdict
 from training.data.pairs import DataError
@@ -68,7 +68,7 @@ def as_answer(item: Item, outcome: Verdict | Failure, version: str) -> dict[str,
         "judge": version,
         "label": pair.label,
         "subset": item.cell,
-        "group": pair.group,
+        "group": item.group,
     }
     if item.unit:
         row["unit"] = item.unit

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from service.types import Prompt, Verdict
@@ -31,6 +31,11 @@ class Item:
     def cell(self) -> str:
         """The finest division that a benchmark's scores are made of."""
         return f"{self.pair.subset}/{self.place}" if self.place else self.pair.subset
+
+    @property
+    def group(self) -> str:
+        """Items of one group are not independent: the pair's own, else the prompt's text as a digest."""
+        return self.pair.group or prompt_digest(self.pair.prompt)
 
     @property
     def fingerprint(self) -> str:
@@ -64,9 +69,14 @@ def make_item(
         response_b=rejected if first else chosen,
         label="a" if first else "b",
         subset=subset,
-        group=_digest([[m.role, m.content] for m in prompt.messages]),
+        group=prompt_digest(prompt),
     )
     return Item(pair, unit, place)
+
+
+def prompt_digest(prompt: Prompt) -> str:
+    """Names a prompt: equal for equal turns."""
+    return _digest([[m.role, m.content] for m in prompt.messages])
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,22 +141,27 @@ def check_names(items: Sequence[Item], where: str) -> None:
 
 
 def limited(items: Sequence[Item], limit: int, seed: int) -> list[Item]:
-    """About ``limit`` items, for trying out: whole prompts in seeded order, one from each subset in turn."""
+    """About ``limit`` items, for trying out: whole prompts and subsets in seeded order, a prompt of each in turn."""
     prompts: dict[str, list[Item]] = {}
     for item in items:
-        prompts.setdefault(item.pair.group, []).append(item)
+        prompts.setdefault(item.group, []).append(item)
     waiting: dict[str, list[str]] = {}
-    for group in sorted(prompts, key=lambda group: hashlib.sha256(f"{seed}/{group}".encode()).digest()):
+    for group in sorted(prompts, key=_drawn(seed)):
         waiting.setdefault(prompts[group][0].pair.subset, []).append(group)
     taken: set[str] = set()
     count = 0
     while count < limit and any(waiting.values()):
-        for subset in sorted(waiting):
+        for subset in sorted(waiting, key=_drawn(seed)):
             if count < limit and waiting[subset]:
                 group = waiting[subset].pop(0)
                 taken.add(group)
                 count += len(prompts[group])
-    return [item for item in items if item.pair.group in taken]
+    return [item for item in items if item.group in taken]
+
+
+def _drawn(seed: int) -> Callable[[str], bytes]:
+    """A sort key that puts names in a seeded order."""
+    return lambda name: hashlib.sha256(f"{seed}/{name}".encode()).digest()
 
 
 def _digest(value: object) -> str:

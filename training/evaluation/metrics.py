@@ -38,9 +38,10 @@ def both_orders(judged: Judged) -> Readings | None:
 
 
 def length_only(judged: Judged) -> Readings:
-    """The longer response is taken to be the better one, without reading either. Equal lengths are wrong."""
-    pair = judged.item.pair
-    return (float(len(pair.chosen) > len(pair.rejected)),)
+    """The longer response is taken to be the better one, without reading either. A coin decides on equal lengths, which
+    an eighth of RewardBench's pairs have (bugs of one character)."""
+    gap = len(judged.item.pair.chosen) - len(judged.item.pair.rejected)
+    return (1.0 if gap > 0 else 0.5 if gap == 0 else 0.0,)
 
 
 METRICS: dict[str, Callable[[Judged], Readings | None]] = {
@@ -79,9 +80,9 @@ def _unit(members: Sequence[Judged], metric: Callable[[Judged], Readings | None]
     item = members[0].item
     readings = [found for one in members if (found := metric(one)) is not None]
     if len(readings) < len(members):
-        return Unit(item.cell, item.pair.group, None)
+        return Unit(item.cell, item.group, None)
     together = [min(values) for values in zip(*readings, strict=True)]
-    return Unit(item.cell, item.pair.group, sum(together) / len(together))
+    return Unit(item.cell, item.group, sum(together) / len(together))
 
 
 @dataclass(frozen=True, slots=True)

@@ -42,8 +42,8 @@ class ScoreLine:
         """The name, with what is missing: an incomplete score is never shown under the plain name."""
         if not self.missing:
             return self.name
-        parts = ", ".join(self.missing) if len(self.missing) <= 2 else f"{len(self.missing)} parts"
-        return f"{self.name}, without {parts}"
+        names = ", ".join(name.rpartition("/")[2] for name in self.missing)
+        return f"{self.name}, without {names if len(names) <= 40 else f'{len(self.missing)} parts'}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,13 +148,13 @@ def _line(rule: ScoreRule, units: dict[str, Units]) -> ScoreLine | None:
 def health_of(judged: Sequence[Judged]) -> Health:
     """Rates over all pairs, whatever the benchmark's weights."""
     valid = [(one, one.verdict) for one in judged if one.verdict is not None]
-    groups = [one.item.pair.group for one in judged]
+    groups = [one.item.group for one in judged]
     masses = [verdict.label_mass for _, verdict in valid if verdict.label_mass is not None]
     shown_first = [p > 0.5 for _, verdict in valid for p in (verdict.p_ab, verdict.p_ba) if p != 0.5]
     return Health(
         pairs=len(judged),
         invalid=clustered_interval([float(one.verdict is None) for one in judged], groups),
-        flips=clustered_interval([float(not v.consistent) for _, v in valid], [o.item.pair.group for o, _ in valid])
+        flips=clustered_interval([float(not v.consistent) for _, v in valid], [o.item.group for o, _ in valid])
         if valid
         else None,
         ties=sum(verdict.p_first == 0.5 for _, verdict in valid),

@@ -21,7 +21,7 @@ from training.evaluation.judges.base import EvaluationError, Judge
 from training.evaluation.judges.baselines import Baseline
 from training.evaluation.judges.http import ServiceJudge
 from training.evaluation.results import Result, evaluate
-from training.evaluation.tables import markdown, picture
+from training.evaluation.tables import markdown, picture, summary
 
 DATA_VARIABLE = "GRAM_DATA_DIR"
 
@@ -51,6 +51,9 @@ async def evaluate_all(args: argparse.Namespace) -> list[Result]:
                 )
             )
             write(results[-1], output)
+        if len(results) > 1:
+            (output / "summary.md").write_text(summary(results), encoding="utf-8")
+            print(f"{summary(results)}\nWritten: {output / 'summary.md'}")
     return results
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
+from textwrap import fill
 
 import matplotlib
 from matplotlib.axes import Axes
@@ -49,7 +50,7 @@ def markdown(result: Result, *, details: bool = True) -> str:
 def _warnings(result: Result) -> list[str]:
     notes = []
     if result.limit is not None:
-        notes.append(f"**A trial on about {result.limit} pairs, not the benchmark.**")
+        notes.append(f"**A trial on about {result.limit} pairs, not the whole.**")
     notes += [
         f"**{line.name}: without {_listed(line.missing)}.**" for line in result.scores if line.headline and line.missing
     ]
@@ -61,6 +62,22 @@ def _warnings(result: Result) -> list[str]:
 def _listed(names: Sequence[str], most: int = 6) -> str:
     more = len(names) - most
     return ", ".join(names[:most]) + (f" and {more} more" if more > 0 else "")
+
+
+def summary(results: Sequence[Result]) -> str:
+    """The headline of each benchmark, one row each."""
+    names = [key for key in COLUMNS if key != "valid_only"]
+    rows = [
+        "| benchmark | score | pairs | " + " | ".join(COLUMNS[key] for key in names) + " | invalid | orders disagree |",
+        "|---|---|--:|" + "--:|" * (len(names) + 2),
+    ]
+    for result in results:
+        line, health = result.headline, result.health
+        cells = [_percent(getattr(line, key)) for key in names]
+        rates = [f"{100 * rate.value:.1f}" if rate else "-" for rate in (health.invalid, health.flips)]
+        title = result.title + (" (trial)" if result.limit is not None else "")
+        rows.append(f"| {title} | {line.title} | {health.pairs:,} | " + " | ".join([*cells, *rates]) + " |")
+    return "\n".join(rows) + "\n"
 
 
 def _row(line: ScoreLine) -> str:
@@ -126,7 +143,7 @@ def picture(result: Result, path: Path) -> None:
         zorder=3,
     )
     _dots(axes, lines)
-    axes.set_yticks(list(rows), [f"{line.title}  ({line.units:,})" for line in lines])
+    axes.set_yticks(list(rows), [fill(f"{line.title}  ({line.units:,})", 44) for line in lines])
     axes.set_ylim(len(lines) - 0.4, -0.6)
     axes.set_xlim(-0.8, 100.8)  # a dot at 100 is a whole dot
     axes.set_xlabel("accuracy, per cent (number of pairs or lists in brackets)")

@@ -30,7 +30,14 @@ from training.stages.export import Judged, entry, gathered_state, pick_self_test
 from training.stages.judging import JudgeTrainer, ReadTerm, Terms
 from training.stages.judgments import JudgmentDataset, judgments_of
 from training.stages.labels import LabelExamples, common_prefix
-from training.stages.models import load_causal, load_tokenizer, require_family, require_judge, with_adapters
+from training.stages.models import (
+    check_positions,
+    load_causal,
+    load_tokenizer,
+    require_family,
+    require_judge,
+    with_adapters,
+)
 from training.stages.reading import make_readable
 from training.stages.run import arguments, processes, train, write_figures
 
@@ -57,6 +64,7 @@ def finetune(
     args = arguments(recipe, max(1, len(dataset)), evaluates=bool(held_out))
 
     model = load_causal(recipe.model, recipe.precision, tokenizer)
+    check_positions(model, recipe.data.max_tokens)
     make_readable(model)
     if recipe.model.lora is not None:
         model = with_adapters(model, recipe.model.lora)

@@ -87,6 +87,13 @@ def check_vocabulary(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase)
         raise DataError(f"The tokenizer has {tokens} tokens, the model {rows} embeddings; they do not belong together.")
 
 
+def check_positions(model: PreTrainedModel, max_tokens: int) -> None:
+    """Raises `DataError` when rows may be longer than the model can place."""
+    positions = int(model.config.max_position_embeddings)
+    if max_tokens > positions:
+        raise DataError(f"data.max_tokens = {max_tokens} is more than the model's {positions} positions; lower it.")
+
+
 def require_family(path: str, family: str) -> None:
     """A checkpoint that says what judge it holds must hold this one. Raises `DataError`."""
     manifest = Manifest.load(path) if Path(path).is_dir() else None

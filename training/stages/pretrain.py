@@ -20,7 +20,7 @@ from training.stages.datasets import PairDataset, training_pairs
 from training.stages.examples import Example, collate, response_example
 from training.stages.export import gathered_state, save_model, write_checkpoint
 from training.stages.judging import JudgeTrainer, Terms
-from training.stages.models import load_causal, load_tokenizer, with_adapters
+from training.stages.models import check_positions, load_causal, load_tokenizer, with_adapters
 from training.stages.reading import make_readable
 from training.stages.run import arguments, train
 
@@ -39,6 +39,7 @@ def pretrain(
     dataset = PairDataset(pairs, build, recipe.data.swap, recipe.seed)
     args = arguments(recipe, len(dataset), evaluates=False)
     model = load_causal(recipe.model, recipe.precision, tokenizer)
+    check_positions(model, recipe.data.max_tokens)
     make_readable(model)
     if recipe.model.lora is not None:
         model = with_adapters(model, recipe.model.lora)

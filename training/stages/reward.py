@@ -34,7 +34,7 @@ from training.objectives.text_regularizer import text_losses
 from training.stages.datasets import check_self_test, evaluation_pairs, training_pairs
 from training.stages.examples import Batch, Example, Span, collate
 from training.stages.export import Judged, entry, gathered_state, pick_self_test, save_model, write_checkpoint
-from training.stages.models import load_causal, load_scalar, load_tokenizer, with_adapters
+from training.stages.models import check_positions, load_causal, load_scalar, load_tokenizer, with_adapters
 from training.stages.reading import ReadableHead
 from training.stages.run import arguments, train, write_figures
 from training.stages.trainer import StageTrainer
@@ -57,6 +57,7 @@ def train_reward(
     args = arguments(recipe, max(1, len(dataset)), evaluates=bool(held_out))
 
     model = load_scalar(recipe.model, recipe.precision, tokenizer)
+    check_positions(model, recipe.data.max_tokens)
     read_rewards(model)
     if recipe.objective.text_regularizer != "none":
         add_text_head(model, recipe, tokenizer)

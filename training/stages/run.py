@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate import DistributedType
 from transformers import TrainingArguments, set_seed
 from transformers.trainer_utils import get_last_checkpoint
 
@@ -44,7 +45,7 @@ def arguments(recipe: StageRecipe, rows: int, *, evaluates: bool) -> TrainingArg
     directory = recipe.run_directory
     os.environ["TENSORBOARD_LOGGING_DIR"] = str(directory / "curves")
     periodic = evaluates and recipe.evaluation.every > 0
-    return TrainingArguments(
+    args = TrainingArguments(
         output_dir=str(directory),
         per_device_train_batch_size=recipe.batch.rows_per_device,
         per_device_eval_batch_size=recipe.evaluation.rows_per_device,
@@ -73,6 +74,16 @@ def arguments(recipe: StageRecipe, rows: int, *, evaluates: bool) -> TrainingArg
         remove_unused_columns=False,
         label_names=[],
     )
+    _shard_on_cpu(args)
+    return args
+
+
+def _shard_on_cpu(args: TrainingArguments) -> None:
+    """accelerate turns FSDP on for GPUs only; gloo carries it as well, so the sharded path runs without one."""
+    asked = os.environ.get("ACCELERATE_USE_FSDP", "").lower() == "true"
+    state = args.distributed_state
+    if asked and state is not None and state.distributed_type == DistributedType.MULTI_CPU:
+        state.distributed_type = DistributedType.MULTI_XPU  # any kind that may become FSDP; the device stays the CPU
 
 
 def _decay(schedule: ScheduleSection, steps: int) -> dict[str, Any]:

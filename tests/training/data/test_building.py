@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,9 @@ from training.data.recipe import DataRecipe
 from training.data.texts import wording
 
 WORDS = [f"{letter}{letter}op" for letter in "abcdefghijklmnqr"]
+
+
+REAL = os.environ.get("GRAM_DATA_DIR")
 
 
 def question(i: int) -> str:
@@ -92,8 +96,11 @@ def test_every_row_is_accounted_for(tmp_path: Path) -> None:
 
 def test_the_card_says_what_length_alone_explains(tmp_path: Path) -> None:
     output = tmp_path / "out"
-    build(recipe(tmp_path, validation=0.0, test=0.0), output)
+    even = write(tmp_path / "even.jsonl", [row(i, chosen=f"yes {i}", rejected=f"no! {i}") for i in range(200, 230)])
+    inputs = [{"path": even, "name": "e"}, *recipe(tmp_path).model_dump()["inputs"]]
+    build(recipe(tmp_path, validation=0.0, test=0.0, inputs=inputs), output)
     pairs = pairs_of(output)["train"]
+    assert sum(len(p.chosen) == len(p.rejected) for p in pairs) >= 30
     scores = [0.5 if len(p.chosen) == len(p.rejected) else float(len(p.chosen) > len(p.rejected)) for p in pairs]
     side = json.loads((output / "card.json").read_text())["sides"]["train"]
     assert side["length_only_accuracy"] == round(sum(scores) / len(scores), 4)
@@ -158,6 +165,9 @@ def test_filters(tmp_path: Path) -> None:
     def built(name: str, **changes: Any) -> Counter[str]:
         return build(DataRecipe.of({**base, **changes}, "t"), tmp_path / name).dropped
 
+    mixed = [{**FORMATS["conversations"].example, "source": name} for name in ("good", "bad")]
+    mix = {"path": write(tmp_path / "mix.jsonl", mixed), "drop_subsets": ["bad"]}
+    assert built("mix", inputs=[mix]) == {"subset left out by the recipe": 1}
     assert built("labelled") == {"no label (a tie, or never judged)": 20}
     assert built("any", labels="optional") == {}
     assert built("capped", labels="optional", max_per_prompt=3) == {"more than 3 pairs of one prompt": 28}
@@ -202,6 +212,31 @@ def test_rows_in_a_list_are_left_out(tmp_path: Path) -> None:
     inputs[0]["drop_rows"] = {"file": str(listed), "key": "a.c"}
     with pytest.raises(DataError, match=r"listed\.json, field a\.c: must be a list"):
         build(DataRecipe.of({"inputs": inputs, "output": "o"}, "t"), tmp_path / "out2")
+
+
+def test_a_folder_that_cannot_be_replaced_is_put_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    output = tmp_path / "folder" / "out"
+    build(recipe(tmp_path), output)
+    before = {path.name: path.read_bytes() for path in output.iterdir()}
+    rename = Path.rename
+
+    def failing(path: Path, target: Path) -> Path:
+        if path.suffix == ".part" and path.is_dir():
+            raise OSError("No space left on device")
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "rename", failing)
+    with pytest.raises(OSError, match="No space"):
+        build(recipe(tmp_path, seed=1), output, force=True)
+    assert {path.name: path.read_bytes() for path in output.iterdir()} == before
+    assert [path.name for path in output.parent.iterdir()] == ["out"]
+
+
+def test_two_inputs_of_one_name_are_refused(tmp_path: Path) -> None:
+    paths = [write(tmp_path / f"{name}.jsonl", [row(i)]) for i, name in enumerate("ab")]
+    given = {"inputs": [{"path": path} for path in paths], "output": "o", "validation": 0}
+    with pytest.raises(DataError, match=r"a\.jsonl and .*b\.jsonl both hold a pair with id preference/1; give one"):
+        build(DataRecipe.of(given, "t"), tmp_path / "out")
 
 
 def test_an_error_leaves_no_half_built_output(tmp_path: Path) -> None:
@@ -249,7 +284,30 @@ def test_paths_may_hold_environment_variables(monkeypatch: pytest.MonkeyPatch, t
         build(given, tmp_path / "out")
     monkeypatch.setenv("SOME_DATA_DIR", str(tmp_path))
     write(tmp_path / "s.jsonl", [row(1)])
-    assert build(given, tmp_path / "out").sources[0].path == "$SOME_DATA_DIR/s.jsonl", "the card names no machine"
+    card = build(given, tmp_path / "out")
+    assert card.sources[0].path == card.sources[0].origins[0].location == "$SOME_DATA_DIR/s.jsonl"
+    assert str(tmp_path) not in (tmp_path / "out" / "card.md").read_text(), "the card names no machine"
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(REAL is None, reason="GRAM_DATA_DIR is not set: the real data is not here")
+def test_real_data_is_built_and_accounted_for(tmp_path: Path) -> None:
+    """A folder in two formats, a benchmark that asks some of it, a held-out source."""
+    inputs = [
+        {"path": "$GRAM_DATA_DIR/dpo_demo/dpo_en_demo.json"},
+        {"path": "$GRAM_DATA_DIR/ultrafeedback/train_clean.jsonl"},
+        {"path": "$GRAM_DATA_DIR/ultrafeedback/eval_clean.jsonl", "side": "validation", "name": "held"},
+    ]
+    given = {"inputs": inputs, "output": "o", "decontaminate": ["$GRAM_DATA_DIR/judgebench"], "validation": 0}
+    card = build(DataRecipe.of(given, "t"), tmp_path / "out")
+    totals = card.totals
+    assert totals["read"] == 1500 and totals["read"] == totals["dropped"] + totals["kept"]
+    assert sum(card.overlaps.values()) >= 1, "one question of the benchmark stands in the first file"
+    sides = {
+        name: {wording(p.prompt.messages[0].content) for p in found}
+        for name, found in pairs_of(tmp_path / "out").items()
+    }
+    assert not sides["train"] & sides["validation"]
 
 
 def test_shipped_data_recipes_load(root: Path) -> None:

@@ -36,6 +36,17 @@ def test_build_without_a_recipe(
     assert json.loads((output / "card.json").read_text())["recipe"]["seed"] == 1
 
 
+def test_several_inputs_are_called_what_their_files_are_called(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, pairs: Path
+) -> None:
+    other = tmp_path / "other.jsonl"
+    other.write_text(pairs.read_text().replace("Question", "Riddle"))
+    output = tmp_path / "out"
+    run(monkeypatch, "build", "--input", str(pairs), "--input", str(other), "--output", str(output))
+    ids = [json.loads(line)["id"] for path in output.glob("*.jsonl") for line in path.read_text().splitlines()]
+    assert len(set(ids)) == 60 and {name.split("/")[0] for name in ids} == {"mine", "other"}
+
+
 def test_build_with_a_recipe_and_another_output(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path, pairs: Path
 ) -> None:

@@ -5,13 +5,18 @@ from __future__ import annotations
 import gzip
 import json
 import lzma
+import tracemalloc
 from pathlib import Path
 
 import openpyxl
 import pyarrow
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from pyarrow import parquet
 
+from tests.support.properties import bar
+from training.data import files
 from training.data.files import data_files, kind_of, records, stem_of
 from training.data.pairs import DataError
 
@@ -48,6 +53,37 @@ def test_lines_end_at_line_feeds_only_and_blank_ones_are_no_rows(tmp_path: Path)
     assert [number for number, _ in records(path)] == [1, 3]
 
 
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3),
+    max_leaves=5,
+)
+
+
+@bar(5_000)
+@given(st.lists(st.dictionaries(st.text(max_size=5), VALUES, max_size=3), min_size=1, max_size=6), st.data())
+def test_a_list_is_read_element_by_element_wherever_a_chunk_ends(
+    tmp_path_factory: pytest.TempPathFactory, rows: list[object], data: st.DataObject
+) -> None:
+    path = tmp_path_factory.mktemp("list") / "a.json"
+    indent, escaped = data.draw(st.sampled_from([None, 2])), data.draw(st.booleans())
+    path.write_text("\n " + json.dumps(rows, indent=indent, ensure_ascii=escaped) + "\n", encoding="utf-8")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(files, "_CHUNK", data.draw(st.integers(3, 40)))
+        assert rows_of(path) == rows
+
+
+def test_a_long_list_does_not_stand_in_memory(tmp_path: Path) -> None:
+    path = tmp_path / "a.json"
+    path.write_text("[" + ", ".join(json.dumps({"text": "x" * 1000}) for _ in range(20_000)) + "]")
+    tracemalloc.start()
+    try:
+        assert sum(1 for _ in records(path)) == 20_000
+        assert tracemalloc.get_traced_memory()[1] < 8 << 20, "of 20 MB"
+    finally:
+        tracemalloc.stop()
+
+
 @pytest.mark.parametrize(
     ("name", "data", "complaint"),
     [
@@ -56,7 +92,12 @@ def test_lines_end_at_line_feeds_only_and_blank_ones_are_no_rows(tmp_path: Path)
         ("a.json", b"[]", "is empty"),
         ("a.jsonl", b'{"a": 1}\n{"a": \n', "row 2: not JSON"),
         ("a.jsonl", b"[1]\n", "row 1: not an object"),
-        ("a.json", b"[{]", "not JSON"),
+        ("a.json", b"[{]", "row 1: not JSON"),
+        ("a.json", b'[{"a": 1} {"a": 2}]', "row 2: not JSON"),
+        ("a.json", b'[{"a": 1}, {"a": 2}', "row 3: not JSON"),
+        ("a.json", b'[{"a": 1},', "row 2: not JSON"),
+        ("a.json", b'[{"a": 1},]', "row 2: not JSON"),
+        ("a.json", b"nonsense", "not JSON"),
         ("a.json", b'[{"a": 1}, 2]', "row 2: not an object"),
         ("a.jsonl", b'{"a": 1}\n\xff\xfe\n', "not UTF-8"),
         ("a.jsonl.gz", gzip.compress(LINES.encode() * 99)[:-20], "broken or cut short"),

@@ -95,6 +95,18 @@ def test_near_duplicates_are_found_whatever_stands_between() -> None:
     assert len(prompts) > 0.98 * 300
 
 
+def test_a_bucket_is_a_hint_and_no_verdict() -> None:
+    """Prompts that share two thirds of their words meet in some bucket; they are not nearly the same."""
+    rng = Random(3)
+    known = Signatures()
+    for _ in range(30):
+        question, a, b = (text(rng, 90) for _ in range(3))
+        for prompt in (question, question[: len(question) * 5 // 6] + text(rng, 15)):
+            known.add(Pair("p", Prompt.from_text(prompt), a, b))
+    assert known.near_prompts(0.5), "they do meet"
+    assert known.near_pairs(0.95) == known.near_prompts(0.95) == {}
+
+
 def test_nothing_is_like_nothing() -> None:
     assert Signatures().near_pairs(0.8) == {}
     assert Signatures().near_prompts(0.8) == {}

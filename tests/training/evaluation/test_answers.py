@@ -72,6 +72,9 @@ async def test_a_line_cut_short_by_a_kill_is_judged_again(tmp_path: Path) -> Non
     await _judge(after, path)
     assert after.asked == ["9"]
     assert len(path.read_text().splitlines()) == 10
+    last = Recorder()
+    await _judge(last, path)
+    assert last.asked == []
 
 
 async def test_another_judge_or_other_texts_are_asked_anew(tmp_path: Path) -> None:

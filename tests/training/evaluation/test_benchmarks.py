@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pyarrow
+import pyarrow.parquet
 import pytest
 
+from service.aggregation import combine
+from service.judging.base import read_labels
+from service.types import Prompt
 from tests.support.evaluation import FAILED, RIGHT, WRONG, Opinion, items_of, judged, lines_of, result_of
-from training.data.pairs import DataError
-from training.evaluation.benchmarks import BENCHMARKS, rewardbench, rm_bench, rmb
+from training.data.pairs import DataError, Pair
+from training.evaluation.benchmarks import BENCHMARKS, hhh, rewardbench, rm_bench, rmb
 from training.evaluation.benchmarks.base import HubPart
 from training.evaluation.benchmarks.files import read_hub
-from training.evaluation.items import Item, check_names, limited
+from training.evaluation.items import Item, Judged, check_names, limited
 from training.evaluation.metrics import both_orders, single_order, two_orders
 from training.evaluation.results import Result, ScoreLine
 
@@ -65,6 +71,14 @@ def test_three_ways_to_count_a_pair(
         assert two_orders(one) == averaged
         assert both_orders(one) == both
         assert sorted(single_order(one) or ()) == sorted(single)
+
+
+def test_a_sure_and_consistent_judge_is_sure() -> None:
+    """Softmax over the labels of an order. Over the two orders, as a published demo had it, it says one half."""
+    sure, unsure = math.log(0.98), math.log(0.01)
+    a_first, b_first = read_labels((sure, unsure)), read_labels((unsure, sure))
+    item = next(i for i in items_of("pairs", [{**_pair_row(), "id": n} for n in "abcdef"]) if i.pair.label == "a")
+    assert Judged(item, combine(a_first, b_first)).p_right == pytest.approx(0.98 / 0.99)
 
 
 def test_a_failed_judgment_is_wrong_or_left_out_and_never_a_number() -> None:
@@ -253,6 +267,23 @@ def test_judgebench_micro_and_macro_are_two_numbers() -> None:
     assert result.official == "both_orders"
 
 
+@pytest.mark.parametrize(
+    ("right", "macro", "micro"),
+    [((97, 63, 50, 29), 71.4, 68.3), ((96, 63, 45, 27), 67.8, 66.0), ((92, 58, 45, 27), 65.9, 63.4)],
+    ids=["GRAM-Qwen3-14B", "GRAM-Qwen3-8B", "GRAM-Qwen3-4B"],
+)
+def test_published_judgebench_tables_are_macro_averages(
+    right: tuple[int, int, int, int], macro: float, micro: float
+) -> None:
+    """Sections as the GRAM repository prints them (63.0 / 64.3 / 89.3 / 69.1 for 14B): "overall" is the macro one."""
+    sizes = {"mmlu-pro-law": 154, "livebench-reasoning": 98, "livebench-math": 56, "livecodebench": 42}
+    rows = [(source, i < hits) for (source, n), hits in zip(sizes.items(), right, strict=True) for i in range(n)]
+    items = items_of("judgebench", [_judge_row(i, source) for i, (source, _) in enumerate(rows)])
+    lines = lines_of(result_of("judgebench", items, lambda item: RIGHT if rows[int(item.pair.id)][1] else WRONG))
+    assert round(100 * lines["macro (mean of four sections)"].two_orders.value, 1) == macro
+    assert round(100 * lines["micro (all pairs)"].two_orders.value, 1) == micro
+
+
 def test_judgebench_official_rule_gives_nothing_to_a_judge_that_contradicts_itself() -> None:
     items = items_of("judgebench", [_judge_row(i, "mmlu-pro-law") for i in range(4)])
     line = result_of("judgebench", items, by_name({"0": (0.9, 0.4), "1": (0.9, 0.4)}, RIGHT)).headline
@@ -308,6 +339,14 @@ def test_rmb_is_the_mean_of_four_sections() -> None:
     lines = lines_of(result_of("rmb", items_of("rmb", rows), lambda i: RIGHT if "Harmlessness" in i.cell else WRONG))
     assert lines["overall (mean of four)"].two_orders.value == pytest.approx(0.5)
     assert lines["pairwise harmlessness"].two_orders.value == 1.0
+
+
+def test_a_title_names_few_missing_parts_and_counts_many() -> None:
+    cells = [cell for cell in rmb._cells("pairwise", "Harmlessness") if not cell.endswith(("S10", "S11"))]
+    lines = lines_of(result_of("rmb", items_of("rmb", [_rmb_pair(c, c) for c in cells]), lambda item: RIGHT))
+    assert "pairwise harmlessness, without S10, S11" in lines
+    few = result_of("rmb", items_of("rmb", [_rmb_pair("1", cells[0])]), lambda item: RIGHT)
+    assert "pairwise harmlessness, without 11 parts" in lines_of(few)
 
 
 def test_rmb_wants_its_own_scenarios_and_losers() -> None:
@@ -420,3 +459,23 @@ def test_the_hub_gives_the_items_that_files_give(tmp_path: Path) -> None:
     (record,) = loaded.files
     assert (record.rows, record.known) == (1, None)
     assert rm_bench.items(loaded.rows, 0) == items_of("rm_bench", [_style_row("chat")], file="total_dataset.json")
+
+
+def test_pairs_without_a_group_are_told_apart_by_their_prompts() -> None:
+    pairs = [Pair(str(i), Prompt.from_text(str(i // 2)), "x", "y", "a") for i in range(20)]
+    some = limited([Item(pair) for pair in pairs], 4, seed=0)
+    assert len(some) == 4
+    assert len({item.pair.prompt for item in some}) == 2
+
+
+@pytest.mark.slow
+def test_hhh_is_read_from_the_folders_of_its_parquet_copy(tmp_path: Path) -> None:
+    """Laid out as the hub converts it: CATEGORY/test/0000.parquet, no configurations declared."""
+    for name in hhh.CATEGORIES:
+        (tmp_path / name / "test").mkdir(parents=True)
+        targets = {"choices": ["bad", "good"], "labels": [0, 1]}
+        table = pyarrow.Table.from_pylist([{"input": name, "targets": targets}])
+        pyarrow.parquet.write_table(table, tmp_path / name / "test" / "0000.parquet")
+    parts = tuple(replace(part, repo=str(tmp_path), revision=None) for part in BENCHMARKS["hhh"].hub)
+    items = hhh.items(read_hub(replace(BENCHMARKS["hhh"], hub=parts)).rows, 0)
+    assert [(item.pair.subset, item.pair.chosen) for item in items] == [(name, "good") for name in hhh.CATEGORIES]

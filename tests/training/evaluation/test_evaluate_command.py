@@ -51,7 +51,7 @@ def test_a_result_is_a_table_a_picture_and_its_answers(
     data = json.loads((out / "pairs.json").read_text())
     # Lengths 1..12 against 2: the even ones are labelled a. Right: 2, 4, .. 10 (five); 0 and the odd ones are wrong.
     assert data["scores"][0]["two_orders"]["value"] == pytest.approx(5 / 12)
-    assert data["scores"][0]["length"] == data["scores"][0]["two_orders"]
+    assert data["scores"][0]["length"]["value"] == pytest.approx(5.5 / 12)  # one pair of equal lengths, one half
     assert data["health"]["ties"] == 1
     assert data["files"][0]["rows"] == 12
     assert "overall (all pairs)" in capsys.readouterr().out

@@ -96,6 +96,18 @@ def test_counts(name: str, rows: int, items: int | None, prompts: int) -> None:
     assert all(record.known for record in loaded.files)
 
 
+@pytest.mark.parametrize(
+    ("name", "score", "expected"),
+    [
+        ("rewardbench", "micro (every pair alike)", 0.4355),
+        ("judgebench", "micro (all pairs)", 0.46),
+        ("judgebench_claude", "micro (all pairs)", 0.4407),
+    ],
+)
+def test_what_length_alone_gives_away(name: str, score: str, expected: float) -> None:
+    assert evaluated(name, longer)[score].length.value == pytest.approx(expected, abs=5e-5)
+
+
 def test_rmb_has_its_lists_and_its_pairs() -> None:
     _, items = read("rmb")
     assert sum(not item.unit for item in items) == 14_543

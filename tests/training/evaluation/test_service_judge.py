@@ -107,7 +107,7 @@ async def _judge(answer: Answer, pairs: list[Pair], monkeypatch: pytest.MonkeyPa
 
     def handle(request: httpx.Request) -> httpx.Response:
         if request.url.path == "/models":
-            return httpx.Response(200, json={"judges": [MODEL]})
+            return httpx.Response(200, json={"engine": "vllm", "dtype": "float32", "judges": [MODEL]})
         body = json.loads(request.content)
         sizes.append(len(body["items"]))
         return answer(body)

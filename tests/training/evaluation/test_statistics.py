@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import math
+from random import Random
 
 import numpy as np
 import pytest
 import scipy
+from hypothesis import given
+from hypothesis import strategies as st
 
+from tests.support.properties import bar
 from training.evaluation import statistics
 from training.evaluation.statistics import (
     calibration,
@@ -50,6 +54,27 @@ def test_a_weighted_mean_is_that_of_its_cells() -> None:
     variance = (9 / 16) * 0.5 / 4 + (1 / 16) * 0.75 / 16
     size = found.value * (1 - found.value) / variance
     assert (found.low, found.high) == pytest.approx(wilson_interval(found.value * size, size))
+
+
+SAMPLES = st.lists(
+    st.tuples(st.sampled_from([0.0, 0.5, 1.0]), st.sampled_from("abcde"), st.sampled_from("xy")), min_size=1
+)
+
+
+@bar(2_000)
+@given(SAMPLES, st.randoms(use_true_random=False))
+def test_an_interval_holds_its_mean_and_stays_inside(samples: list[tuple[float, str, str]], chance: Random) -> None:
+    """Whatever the values, few clusters or many, one cell or two; and the order of the samples is nothing."""
+    cells = {cell for _, _, cell in samples}
+    weights = {cell: 1.0 + (cell == "x") for cell in cells}
+    shuffled = chance.sample(samples, len(samples))
+    for given_weights in (None, weights):
+        found, again = (
+            clustered_interval([v for v, _, _ in s], [c for _, c, _ in s], [k for _, _, k in s], given_weights)
+            for s in (samples, shuffled)
+        )
+        assert 0.0 <= found.low <= found.value <= found.high <= 1.0
+        assert (again.low, again.value, again.high) == pytest.approx((found.low, found.value, found.high), abs=1e-9)
 
 
 def test_cells_without_weight_are_an_error() -> None:

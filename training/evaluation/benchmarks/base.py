@@ -43,13 +43,15 @@ def pooled(name: str, cells: Sequence[str], *, headline: bool = False) -> ScoreR
 
 @dataclass(frozen=True, slots=True)
 class HubPart:
-    """A split of a dataset on the Hugging Face hub. ``tag`` is the file name that its rows would have locally."""
+    """A split of a dataset on the Hugging Face hub. ``tag`` is the file name that its rows would have locally;
+    ``folder``: only files of this folder, where a repository declares no configurations."""
 
     repo: str
     split: str
     tag: str
     config: str | None = None
     revision: str | None = None
+    folder: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -85,7 +85,7 @@ def read_hub(benchmark: Benchmark) -> Loaded:
     rows: list[Row] = []
     files: list[FileRecord] = []
     for part in benchmark.hub:
-        found = hub_records(part.repo, split=part.split, config=part.config, revision=part.revision)
+        found = hub_records(part.repo, split=part.split, config=part.config, revision=part.revision, folder=part.folder)
         mine = [Row(part.tag, number, data) for number, data in found]
         digest = hashlib.sha256()
         for row in mine:

@@ -74,7 +74,7 @@ BENCHMARK = Benchmark(
     files=("**/task.json", "**/*.jsonl", "**/*.parquet"),
     # The repository holds a loading script; its parquet copy is what current libraries read.
     hub=tuple(
-        HubPart("HuggingFaceH4/hhh_alignment", "test", f"{name}.parquet", name, "refs/convert/parquet")
+        HubPart("HuggingFaceH4/hhh_alignment", "test", f"{name}.parquet", revision="refs/convert/parquet", folder=name)
         for name in CATEGORIES
     ),
     items=items,

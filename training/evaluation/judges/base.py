@@ -6,7 +6,7 @@ import unicodedata
 from collections.abc import Sequence
 from typing import Protocol
 
-from service.types import Verdict
+from service.types import JudgeVersion, Verdict
 from training.data.pairs import Pair
 from training.evaluation.items import Failure
 
@@ -30,6 +30,12 @@ class Judge(Protocol):
         Raises `EvaluationError` where nothing can be judged any more (service down, key refused, engine dead).
         """
         ...
+
+
+def version_name(version: JudgeVersion, engine: str, dtype: str, votes: int) -> str:
+    """Judge, weights, template, and what may move its last digits."""
+    name = f"{version.judge}@{version.weight_version}/{version.template_hash}/{engine}-{dtype}"
+    return f"{name}/votes={votes}" if votes > 1 else name
 
 
 def refusal(pair: Pair) -> Failure | None:

@@ -20,7 +20,7 @@ from service.startup import build_judges, load_manifest, load_tokenizer, pick_en
 from service.types import Verdict
 from training.data.pairs import Pair
 from training.evaluation.items import Failure
-from training.evaluation.judges.base import EvaluationError, refusal
+from training.evaluation.judges.base import EvaluationError, refusal, version_name
 
 
 class CheckpointJudge:
@@ -37,9 +37,8 @@ class CheckpointJudge:
 
     @property
     def version(self) -> str:
-        version = self._judge.version
-        votes = f"/votes={self._votes}" if self._votes > 1 else ""
-        return f"{version.judge}@{version.weight_version}/{version.template_hash}{votes}"
+        info = self._judge.engine.info
+        return version_name(self._judge.version, info.engine, info.dtype, self._votes)
 
     async def judge(self, pairs: Sequence[Pair]) -> list[Verdict | Failure]:
         refused = [refusal(pair) for pair in pairs]

@@ -14,10 +14,10 @@ from typing import Any
 
 import httpx
 
-from service.types import Verdict
+from service.types import JudgeVersion, Usage, Verdict
 from training.data.pairs import Pair, as_row
 from training.evaluation.items import Failure
-from training.evaluation.judges.base import EvaluationError, refusal
+from training.evaluation.judges.base import EvaluationError, refusal, version_name
 
 ATTEMPTS = 6
 FIRST_PAUSE_S = 0.5
@@ -30,38 +30,36 @@ _LATER = ("overloaded", "draining", "engine_dead", "store_unavailable", "unavail
 class ServiceJudge:
     """One judge of a running service. Made by `connect`."""
 
-    def __init__(self, client: httpx.AsyncClient, model: dict[str, Any], votes: int, deadline_s: float) -> None:
+    def __init__(self, client: httpx.AsyncClient, judge: JudgeVersion, version: str, votes: int, deadline_s: float):
         self._client = client
-        self._model = model
+        self._judge = judge
         self._votes = votes
         self._headers = {"X-Deadline-Ms": str(int(deadline_s * 1000))}
+        self.version = version
 
     @classmethod
     async def connect(
         cls, client: httpx.AsyncClient, judge: str | None = None, votes: int = 1, deadline_s: float = 300.0
     ) -> ServiceJudge:
         """The service's judge of that name, or its default one. Raises `EvaluationError` where it cannot be asked."""
+        where = str(client.base_url)
         try:
             reply = await client.get("/models")
         except httpx.HTTPError as error:
-            raise EvaluationError(
-                f"No service answers at {client.base_url} ({error}); start it, or correct --url."
-            ) from error
+            raise EvaluationError(f"No service answers at {where} ({error}); start it, or correct --url.") from error
         if reply.status_code != 200:
-            raise EvaluationError(f"The service at {client.base_url} refused: {_message(reply)}")
-        models = {model["name"]: model for model in reply.json()["judges"]}
+            raise EvaluationError(f"The service at {where} refused: {_message(reply)}")
+        body = reply.json()
+        models = {model["name"]: model for model in body["judges"]}
         found = models.get(judge) if judge else next((m for m in models.values() if m["default"]), None)
         if found is None:
             raise EvaluationError(f"The service has no judge {judge}; it has {', '.join(models)}.")
-        return cls(client, found, votes, deadline_s)
+        version = JudgeVersion(found["name"], found["weight_version"], found["template_hash"])
+        return cls(client, version, version_name(version, body["engine"], body["dtype"], votes), votes, deadline_s)
 
     @property
     def name(self) -> str:
-        return str(self._model["name"])
-
-    @property
-    def version(self) -> str:
-        return _version(self._model, self._votes)
+        return self._judge.judge
 
     async def judge(self, pairs: Sequence[Pair]) -> list[Verdict | Failure]:
         outcomes: list[Verdict | Failure | None] = [refusal(pair) for pair in pairs]
@@ -87,7 +85,7 @@ class ServiceJudge:
         return [Failure(str(error.get("code", reply.status_code)), str(error.get("message", "")))]
 
     async def _read(self, body: dict[str, Any], pairs: Sequence[Pair]) -> list[Verdict | Failure]:
-        if _version(body["judge_version"] | {"name": body["judge_version"]["judge"]}, self._votes) != self.version:
+        if JudgeVersion(**body["judge_version"]) != self._judge:
             raise EvaluationError("The service's judge changed during the evaluation; start again for the new one.")
         outcomes = [_outcome(result) for result in body["results"]]
         later = [i for i, found in enumerate(outcomes) if isinstance(found, Failure) and found.code in _LATER]
@@ -121,16 +119,13 @@ class ServiceJudge:
         )
 
 
-def _version(model: dict[str, Any], votes: int) -> str:
-    return f"{model['name']}@{model['weight_version']}/{model['template_hash']}" + (
-        f"/votes={votes}" if votes > 1 else ""
-    )
-
-
 def _outcome(result: dict[str, Any]) -> Verdict | Failure:
     if result["status"] != "ok":
         return Failure(result["error"]["code"], result["error"]["message"])
-    return Verdict(**{field: result[field] for field in VERDICT_FIELDS}, label_mass=result.get("label_mass"))
+    usage = Usage(**result.get("usage", {}))
+    return Verdict(
+        **{field: result[field] for field in VERDICT_FIELDS}, label_mass=result.get("label_mass"), usage=usage
+    )
 
 
 def _reason(outcome: Verdict | Failure) -> str:

@@ -1,0 +1,48 @@
+"""From pairs to answers: stage 1, stage 2, `judge.json`, the service on vLLM - and the numbers training itself saw."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import httpx
+import pytest
+
+from benchmarks.servers import running_service
+from tests.support.tiny_training import SHAPE, TOKENIZER, finetune_recipe, pairs, pretrain_recipe
+from training.stages.finetune import finetune
+from training.stages.pretrain import pretrain
+
+pytestmark = [pytest.mark.vllm, pytest.mark.timeout(500)]
+
+_SHAPE = SHAPE | {"head_dim": 32}  # the smallest vLLM's CPU attention takes
+
+
+def test_the_service_scores_as_training_did(tmp_path: Path) -> None:
+    """Float32 on both sides, within 1e-3; the service's own start-up self-test passes before it answers at all."""
+    first = pretrain_recipe(tmp_path, model={"scratch": _SHAPE, "tokenizer": TOKENIZER})
+    pretrain(first)
+    second = finetune_recipe(
+        tmp_path,
+        model={"path": first.output.directory},
+        schedule={"steps": 60, "kind": "linear", "warmup": 0.1},
+        optimizer={"name": "muon", "learning_rate": 5e-3, "matrix_learning_rate": 0.02},
+        batch={"rows": 32, "rows_per_device": 32},
+        objective={"label_mass_weight": 0.3},
+    )
+    finetune(second)
+    readings = (second.run_directory / "readings.jsonl").read_text("utf-8").splitlines()
+    settings = {"TYPE": "vllm", "MODEL": second.output.directory, "DTYPE": "float32", "ENFORCE_EAGER": "true"}
+    environment = {f"GRAM_ENGINE__{name}": value for name, value in settings.items()} | {"GRAM_STORE__TYPE": "memory"}
+    with running_service(environment) as server:
+        asked = [
+            {"prompt": p.prompt.messages[0].content, "response_a": p.response_a, "response_b": p.response_b}
+            for p in pairs(12, seed=2)
+        ]
+        reply = httpx.post(f"{server.url}/compare", json={"items": asked}, timeout=300).json()["results"]
+        judges = httpx.get(f"{server.url}/models", timeout=60).text
+    assert '"gram"' in judges and '"finetune"' in judges, "the manifest's judge and version are what is served"
+    for line, served in zip(readings, reply, strict=True):
+        said = json.loads(line)
+        for key in ("p_ab", "p_ba", "p_first"):
+            assert served[key] == pytest.approx(said[key], abs=1e-3), said["id"]

@@ -1,0 +1,82 @@
+"""Both presets run, stage 1 then stage 2, on backbones of their own architecture that are small enough for a CPU.
+
+A twin keeps what makes the preset - rates, schedule, smoothing, orders, recomputation - and changes what makes it
+large: the backbone, the data, the batch and the number of steps.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from pydantic import TypeAdapter
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+
+from service.manifest import Manifest
+from tests.support.presets import changes_for
+from tests.support.tiny_training import SHAPE, TOKENIZER, write_data
+from training.architectures import architectures
+from training.configs import Recipe
+from training.presets import Stage, merged, resolve
+from training.stages.finetune import finetune
+from training.stages.pretrain import pretrain
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*pin_memory.*:UserWarning")
+
+STEPS = 3
+
+
+def _tiny_backbone(model_type: str, path: Path) -> Path:
+    """A fresh checkpoint of the architecture with the demo's tokenizer."""
+    tokenizer = AutoTokenizer.from_pretrained(TOKENIZER)
+    torch.manual_seed(1)
+    config = AutoConfig.for_model(
+        model_type,
+        **SHAPE,
+        vocab_size=len(tokenizer),
+        eos_token_id=tokenizer.eos_token_id,
+        bos_token_id=None,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    AutoModelForCausalLM.from_config(config).save_pretrained(path)
+    tokenizer.save_pretrained(path)
+    return path
+
+
+def _twin(name: str, stage: Stage, directory: Path, start: Path) -> Any:
+    named = resolve(f"{name}/{stage}", changes_for(name))
+    small = {
+        "model": {"path": str(start)},
+        "data": write_data(directory),
+        "schedule": {"steps": STEPS},
+        "batch": {"rows": 8, "rows_per_device": 4},
+        "precision": {"compute": "float32"},
+        "evaluation": {"every": 0},
+        "output": {"directory": str(directory / stage), "runs": str(directory / "runs"), "weights": "float32"},
+        "tracker": {"name": "none", "every": 1},
+    }
+    return TypeAdapter(Recipe).validate_python(merged(named.fields, small))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["gram-paper/llama-3.1-8b", "gram-released/qwen3-8b"])
+def test_a_twin_of_each_preset_becomes_a_judge(name: str, tmp_path: Path) -> None:
+    backbone = architectures()[name.split("/")[1]]
+    start = _tiny_backbone(backbone.model_type, tmp_path / "backbone")
+    first = _twin(name, "pretrain", tmp_path, start)
+    big = resolve(f"{name}/pretrain", changes_for(name)).recipe()
+    assert first.optimizer == big.optimizer
+    assert first.model.gradient_checkpointing
+    trained = pretrain(first)
+    assert trained.state.global_step == STEPS
+    second = _twin(name, "finetune", tmp_path, tmp_path / "pretrain")
+    trained = finetune(second)
+    losses = [row["loss"] for row in trained.state.log_history if "loss" in row]
+    assert len(losses) == STEPS
+    assert all(0.0 < loss < 5.0 for loss in losses)
+    manifest = Manifest.load(tmp_path / "finetune")
+    assert manifest is not None
+    assert [entry.family for entry in manifest.judges] == ["gram"]
+    assert AutoConfig.from_pretrained(tmp_path / "finetune").model_type == backbone.model_type

@@ -1,0 +1,1 @@
+"""The judge report: what a judge does to labelled pairs, on one page (`python -m training judge-report`)."""
