@@ -71,9 +71,8 @@ def test_the_shipped_recipes_make_both_judges(written: Path, tmp_path: Path, mon
     monkeypatch.chdir(tmp_path)
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "demo").symlink_to(written)
-    first = _small(
-        "demo-pretrain", {"schedule": {"steps": 2, "decay_from": 0.5}, "batch": {"rows": 8, "rows_per_device": 8}}
-    )
+    short = {"steps": 2, "decay_from": 0.5}
+    first = _small("demo-pretrain", {"schedule": short, "batch": {"rows": 8, "rows_per_device": 8}})
     first["model"]["scratch"] |= {"hidden_size": 32, "num_hidden_layers": 1, "head_dim": 16, "intermediate_size": 32}
     pretrain(PretrainRecipe.model_validate(first))
     second = _small(
