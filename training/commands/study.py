@@ -11,7 +11,7 @@ STUDIES = {
     "stage1": "accuracy per label: random weights, stage 1, stage 1 on shuffled prompts",
     "adaptation": "labels that a new task needs: from scratch, from a generic judge, from GRAM",
 }
-SIZES = ("micro", "smoke", "full")
+SIZES = ("micro", "smoke", "pilot", "full")
 
 
 def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -23,7 +23,12 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("name", choices=(*STUDIES, "all"), help="the study")
-    parser.add_argument("--size", choices=SIZES, default="smoke", help="micro: seconds, for tests; full: hours (smoke)")
+    parser.add_argument(
+        "--size",
+        choices=SIZES,
+        default="smoke",
+        help="micro: seconds, for tests; pilot: the corners of full, one seed; full: hours (%(default)s)",
+    )
     parser.add_argument("--seeds", type=int, help="runs of everything (2; full: 5); more can be added later")
     parser.add_argument(
         "--workers", type=int, default=_cores(), help="processes, one thread each (%(default)s: the cores)"

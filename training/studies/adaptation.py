@@ -22,12 +22,9 @@ from training.studies.judges import Judge, Shape, new_judge
 from training.studies.measures import measure
 from training.studies.tasks import Source, draw
 
-KNOWN = ("complement", "reverse", "rotate", "swap")
-NEW = ("increment",)
 SCRATCH, GENERIC, GRAM, DOMAIN = "scratch", "generic", "gram", "gram-domain"
 ARMS = (SCRATCH, GENERIC, GRAM, DOMAIN)
-STAGE1 = {GRAM: KNOWN, DOMAIN: (*KNOWN, *NEW)}
-"""What an arm reads without labels."""
+STAGE1 = (GRAM, DOMAIN)
 PRETRAINED, PREPARED = "stage-1", "stage-2"
 
 
@@ -38,12 +35,16 @@ class Setup(BaseModel):
 
     seeds: int
     shape: Shape = Shape()
+    known: tuple[str, ...] = ("complement", "reverse", "rotate")
+    new: tuple[str, ...] = ("increment",)
     labels: tuple[int, ...] = (0, 31, 62, 125, 250, 500, 1_000)
     known_labels: int = 8_000
-    length: int = 4
+    length: int = 3
     alpha: float = 0.05
     pretraining: Plan
     training: Plan
+    warm_rate: float = 0.4
+    """Learning rates of stage 2 after a stage 1, relative to those from random weights."""
     adapting: Plan
     test_pairs: int = 2_000
 
@@ -71,10 +72,11 @@ SIZES: dict[str, Setup] = {
     "full": Setup(
         seeds=5,
         pretraining=Plan(steps=500, batch=128),
-        training=Plan(steps=500, batch=128),
+        training=Plan(steps=600, batch=128),
         adapting=Plan(steps=200, batch=128, rate=0.5),
     ),
 }
+SIZES["pilot"] = SIZES["full"].model_copy(update={"seeds": 1, "labels": (0, 1_000)})
 
 
 def point(labels: int) -> str:
@@ -95,7 +97,8 @@ def phases(setup: Setup) -> list[list[Unit]]:
 def work(unit: Unit, setup: Setup, folder: Path) -> dict[str, float]:
     """One run."""
     if unit.arm == PRETRAINED:
-        source = Source(STAGE1[unit.point], setup.length)
+        read = setup.known if unit.point == GRAM else (*setup.known, *setup.new)
+        source = Source(read, setup.length)
         return pretrain(setup.shape, source, setup.pretraining, unit.seed, unit.weights(folder))
     judge = new_judge("generative", setup.shape, derived_seed("weights", unit.seed))
     if unit.arm == PREPARED:
@@ -104,7 +107,9 @@ def work(unit: Unit, setup: Setup, folder: Path) -> dict[str, float]:
         begin_from(judge, Unit(PREPARED, unit.arm, unit.seed).weights(folder))
     labels = next(n for n in setup.labels if point(n) == unit.point)
     if labels:
-        labelled = draw(Source(NEW, setup.length), max(setup.labels), random_for("new", unit.seed)).take(slice(labels))
+        labelled = draw(Source(setup.new, setup.length), max(setup.labels), random_for("new", unit.seed)).take(
+            slice(labels)
+        )
         batches = epochs_of(labelled, setup.adapting.batch, derived_seed("epochs", unit.seed))
         fit(judge, batches, setup.adapting, smoothed_preference(setup.alpha), judge, derived_seed("order", unit.seed))
     return tested(judge, setup, unit.seed)
@@ -112,19 +117,21 @@ def work(unit: Unit, setup: Setup, folder: Path) -> dict[str, float]:
 
 def prepare(judge: Judge, unit: Unit, setup: Setup, folder: Path) -> dict[str, float]:
     """Stage 2 on the known tasks, from the arm's stage 1 if it has one; keeps the weights."""
+    plan = setup.training
     if unit.point in STAGE1:
+        plan = plan.model_copy(update={"rate": setup.warm_rate})
         begin_from(judge, Unit(PRETRAINED, unit.point, unit.seed).weights(folder))
-    labelled = draw(Source(KNOWN, setup.length), setup.known_labels, random_for("labelled", unit.seed))
+    labelled = draw(Source(setup.known, setup.length), setup.known_labels, random_for("labelled", unit.seed))
     batches = epochs_of(labelled, setup.training.batch, derived_seed("epochs", unit.seed))
     order = derived_seed("order", unit.seed)
-    loss = fit(judge, batches, setup.training, smoothed_preference(setup.alpha), judge, order)
+    loss = fit(judge, batches, plan, smoothed_preference(setup.alpha), judge, order)
     save_weights(judge, unit.weights(folder))
     return {"loss": loss, **tested(judge, setup, unit.seed)}
 
 
 def tested(judge: Judge, setup: Setup, seed: int) -> dict[str, float]:
     """The new task, and what became of the known ones."""
-    sets = {"new": Source(NEW, setup.length, test=True), "known": Source(KNOWN, setup.length, test=True)}
+    sets = {"new": Source(setup.new, setup.length, test=True), "known": Source(setup.known, setup.length, test=True)}
     return {
         f"{name}/{key}": value
         for name, source in sets.items()

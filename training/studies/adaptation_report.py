@@ -49,8 +49,8 @@ def report(setup: Setup, table: Table) -> Report:
             )
     return Report(
         "Adapting to a new task",
-        f"Labels of a task that no label was given for, from four beginnings; {setup.known_labels:,} labels of four "
-        "other tasks where there was a stage 2. Accuracy is of both orders averaged, on "
+        f"Labels of a task that no label was given for, from four beginnings; {setup.known_labels:,} labels of "
+        f"{len(setup.known)} other tasks where there was a stage 2. Accuracy is of both orders averaged, on "
         f"{setup.test_pairs:,} pairs whose prompts were never seen.",
         verdicts,
         families,

@@ -3,7 +3,7 @@
     generative  reverse 3141 > 1413. | 1710! ?   -> logit of A minus logit of B at the last position
     scalar      reverse 3141 > 1413.             -> a reward for each response, at its last token; their difference
 
-These are not the prompts of `service.judging`: their instruction is ten times as long as the 18 tokens that matter
+These are not the prompts of `service.judging`: their instruction is ten times as long as the 15 tokens that matter
 here, and a study makes hundreds of runs. What it compares - objectives, data, first weights - does not depend on it.
 Every row of a batch has the same length, so there is no padding and no mask.
 """
@@ -62,7 +62,7 @@ class Judge(nn.Module):
             head_dim=shape.width // shape.heads,
             intermediate_size=3 * shape.width,
             max_position_embeddings=64,
-            tie_word_embeddings=True,
+            tie_word_embeddings=False,  # stage 1 never predicts cue and labels: tied, they would become one vector
             bos_token_id=None,
             eos_token_id=None,
             pad_token_id=None,

@@ -21,8 +21,6 @@ from training.studies.judges import Judge, Shape, new_judge
 from training.studies.measures import measure
 from training.studies.tasks import Source, draw
 
-TRAINED = ("increment", "complement", "reverse", "rotate")
-HELD_OUT = ("swap",)
 BACKBONE, FROZEN = "backbone", "bt-frozen"
 
 BASELINES: dict[str, Objective] = {
@@ -43,12 +41,14 @@ class Setup(BaseModel):
 
     seeds: int
     shape: Shape = Shape()
+    tasks: tuple[str, ...] = ("increment", "complement", "reverse")
+    held_out: tuple[str, ...] = ("rotate",)
     alphas: tuple[float, ...] = (0.0, 0.025, 0.05, 0.1, 0.15)
     flips: tuple[float, ...] = (0.0, 0.15, 0.3)
     baselines: tuple[str, ...] = tuple(BASELINES)
     style: float = 0.7
-    labels: int = 4_000
-    length: int = 4
+    labels: int = 8_000
+    length: int = 3
     pretraining: Plan
     training: Plan
     test_pairs: int = 2_000
@@ -71,13 +71,16 @@ SIZES: dict[str, Setup] = {
         alphas=(0.0, 0.05, 0.15),
         flips=(0.0, 0.3),
         baselines=("bt", "bt-smoothed"),
-        labels=2_000,
+        labels=4_000,
         pretraining=Plan(steps=250, batch=128),
-        training=Plan(steps=150, batch=128),
+        training=Plan(steps=250, batch=128),
         test_pairs=500,
     ),
-    "full": Setup(seeds=5, pretraining=Plan(steps=500, batch=128), training=Plan(steps=500, batch=128)),
+    "full": Setup(seeds=5, pretraining=Plan(steps=500, batch=128), training=Plan(steps=600, batch=128)),
 }
+SIZES["pilot"] = SIZES["full"].model_copy(
+    update={"seeds": 1, "alphas": (0.0, 0.05), "flips": (0.0, 0.3), "baselines": ("bt",)}
+)
 
 
 def gram(alpha: float) -> str:
@@ -102,10 +105,12 @@ def work(unit: Unit, setup: Setup, folder: Path) -> dict[str, float]:
     """One run."""
     weights = Unit(BACKBONE, "all-tasks", unit.seed).weights(folder)
     if unit.arm == BACKBONE:
-        source = Source((*TRAINED, *HELD_OUT), setup.length)
+        source = Source((*setup.tasks, *setup.held_out), setup.length)
         return pretrain(setup.shape, source, setup.pretraining, unit.seed, weights)
     flips = next(flips for flips in setup.flips if point(flips) == unit.point)
-    labelled = draw(Source(TRAINED, setup.length, setup.style, flips), setup.labels, random_for("labelled", unit.seed))
+    labelled = draw(
+        Source(setup.tasks, setup.length, setup.style, flips), setup.labels, random_for("labelled", unit.seed)
+    )
     alphas = {gram(alpha): alpha for alpha in setup.alphas}
     is_gram = unit.arm in alphas
     kind: Literal["generative", "scalar"] = "generative" if is_gram else "scalar"
@@ -124,10 +129,10 @@ def work(unit: Unit, setup: Setup, folder: Path) -> dict[str, float]:
 def tested(judge: Judge, setup: Setup, seed: int) -> dict[str, float]:
     """Every measure on every test set; a seed's test sets are the same for all arms."""
     sets = {
-        "id": Source(TRAINED, setup.length, setup.style, test=True),
-        "hard": Source(TRAINED, setup.length, 1.0 - setup.style, test=True),
-        "held_out": Source(HELD_OUT, setup.length, test=True),
-        "longer": Source(TRAINED, setup.length + 1, test=True),
+        "id": Source(setup.tasks, setup.length, setup.style, test=True),
+        "hard": Source(setup.tasks, setup.length, 1.0 - setup.style, test=True),
+        "held_out": Source(setup.held_out, setup.length, test=True),
+        "longer": Source(setup.tasks, setup.length + 1, test=True),
     }
     return {
         f"{name}/{key}": value

@@ -54,7 +54,7 @@ def report(setup: Setup, table: Table) -> Report:
         )
     return Report(
         "Label smoothing under wrong labels and misleading style",
-        f"{setup.labels:,} labels of four digit tasks; the better response is the styled one in "
+        f"{setup.labels:,} labels of {len(setup.tasks)} digit tasks; the better response is the styled one in "
         f"{setup.style:.0%} of training pairs and {1 - setup.style:.0%} of the hard ones. Every arm begins from the "
         "same random weights (the frozen one: from stage 1) and sees the same labels. Accuracy is of both orders "
         "averaged.",

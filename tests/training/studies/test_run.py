@@ -103,7 +103,7 @@ def test_only_the_full_size_writes_documentation(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", sorted(STUDIES))
-@pytest.mark.parametrize("size", ["micro", "smoke", "full"])
+@pytest.mark.parametrize("size", ["micro", "smoke", "pilot", "full"])
 def test_every_size_is_a_whole_plan(name: str, size: str) -> None:
     study = STUDIES[name]
     units = [unit for phase in study.phases(study.sizes[size]) for unit in phase]
