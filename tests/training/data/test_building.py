@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from training.data import building
 from training.data.building import build
 from training.data.card import percentiles
 from training.data.files import sha256_of
@@ -22,6 +23,13 @@ WORDS = [f"{letter}{letter}op" for letter in "abcdefghijklmnqr"]
 
 
 REAL = os.environ.get("GRAM_DATA_DIR")
+
+
+@pytest.fixture(autouse=True)
+def _picture(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Drawing takes longer than building this little: only tests that look at the picture draw it."""
+    if not request.node.get_closest_marker("slow"):
+        monkeypatch.setattr(building, "draw", lambda card, path: path.touch())
 
 
 def question(i: int) -> str:
@@ -94,6 +102,7 @@ def test_every_row_is_accounted_for(tmp_path: Path) -> None:
     assert card.as_json() == held
 
 
+@pytest.mark.slow
 def test_the_card_says_what_length_alone_explains(tmp_path: Path) -> None:
     output = tmp_path / "out"
     even = write(tmp_path / "even.jsonl", [row(i, chosen=f"yes {i}", rejected=f"no! {i}") for i in range(200, 230)])
@@ -119,6 +128,7 @@ def test_no_prompt_stands_on_two_sides_and_sides_of_responses_are_drawn(tmp_path
     assert 70 < labels["a"] < 130, "the source has the better response first in every row"
 
 
+@pytest.mark.slow
 def test_the_same_recipe_gives_the_same_bytes(tmp_path: Path) -> None:
     first, second = tmp_path / "one", tmp_path / "two"
     for output in (first, second):
