@@ -78,6 +78,7 @@ def _grid(setup: Setup, table: Table, name: str, title: str) -> Grid:
 def picture(setup: Setup, table: Table) -> Figure:
     """Accuracy on the new task and on the known ones, and order inconsistency, against the number of labels."""
     figure, (panels,) = new_figure(1, 3)
+    some = min(n for n in setup.labels if n)
     for axes, measure, title in zip(
         panels,
         (ACCURACY, "known/accuracy", "new/inconsistency"),
@@ -88,8 +89,9 @@ def picture(setup: Setup, table: Table) -> Figure:
         draw_series(axes, setup.labels, series)
         chance = 0.5 if measure.endswith("accuracy") else None
         finish(axes, title=title, xlabel="labels of the new task", ylabel="", chance=chance)
-        axes.set_xscale("symlog", base=2, linthresh=min(n for n in setup.labels if n))
+        axes.set_xscale("symlog", base=2, linthresh=some)
         axes.set_xticks(setup.labels, [f"{n:,}" for n in setup.labels], fontsize=8)
+        axes.set_xlim(left=-0.3 * some)
         axes.minorticks_off()
     panels[0].legend(fontsize=8)
     return figure

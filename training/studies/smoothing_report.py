@@ -22,7 +22,7 @@ PANELS = ("id/accuracy", "hard/accuracy", "held_out/accuracy", "id/ece")
 FULL_NAMES = {
     "bt": "BT",
     "bt-margin": "BT + margin",
-    "bt-smoothed": "BT + smoothing",
+    "bt-smoothed": "BT + smooth",
     "bt-frozen": "BT, frozen",
     "bt-text": "BT + text (GRM)",
 }
@@ -143,6 +143,6 @@ def picture(setup: Setup, table: Table) -> Figure:
             draw_series(below, [x + 0.2 * shift for x in range(len(beside))], {label: row}, place=place, line=False)
         finish(above, title=MEASURES[measure], xlabel="smoothing α (mass on the other label)", ylabel="", chance=chance)
         finish(below, title=MEASURES[measure], xlabel="", ylabel="", chance=chance)
-        below.set_xticks(range(len(beside)), names, fontsize=7)
+        below.set_xticks(range(len(beside)), names, fontsize=6.5)
     panels[0][0].legend(fontsize=8)
     return figure
