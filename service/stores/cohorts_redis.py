@@ -1,7 +1,8 @@
 """Cohorts on one Redis: members may come to any replica, and a replica that dies leaves its groups to the others.
 
 Every transition is one run of one Lua script (`scripts/cohort.lua`), by the server's clock. Who waits is woken at once
-by a change made on its own replica, and finds a change of another one by asking again, at most `POLL_MAX_S` later.
+by a change made on its own replica; a change of another one is found by looking again, at most `POLL_MAX_S` later. One
+look serves all who wait for a group on a replica, so that Redis sees groups waiting, not members.
 Redis lost or restarted empty: waiters get `StoreUnavailable`, or bring their members again.
 """
 
@@ -11,6 +12,7 @@ import asyncio
 import math
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import dataclass, field
 from typing import Any
 
 from service.errors import StartupError, StoreUnavailable
@@ -33,9 +35,19 @@ from service.stores.redis_link import Argument, LinkOptions, RedisLink, Script
 
 POLL_MIN_S = 0.02
 POLL_MAX_S = 0.5
-"""Between two looks of a waiter: the first, and the longest after growing by half each time."""
+"""Between two looks at a group: the first, and the longest after growing by half each time."""
 
 _SCRIPT = Script("cohort")
+
+
+@dataclass(slots=True)
+class _Watch:
+    """One group that members wait for here. ``upcoming`` is the outcome of the next look to begin."""
+
+    upcoming: asyncio.Future[Snapshot | None]
+    woken: asyncio.Event = field(default_factory=asyncio.Event)
+    waiters: int = 0
+    looking: asyncio.Task[None] | None = None
 
 
 class RedisCohorts:
@@ -56,7 +68,7 @@ class RedisCohorts:
         self._clock = clock
         self._prefix = f"{{{prefix}}}"
         self._link = RedisLink(url, options)
-        self._waiting: dict[str, set[asyncio.Event]] = {}
+        self._watches: dict[str, _Watch] = {}
 
     async def start(self) -> None:
         """Raises `StartupError` when Redis cannot be used."""
@@ -87,23 +99,48 @@ class RedisCohorts:
 
     async def wait(self, key: str, version: int, seconds: float) -> Snapshot | None:
         """See `CohortStore.wait`."""
-        now, woken, poll_s = asyncio.get_running_loop().time, asyncio.Event(), POLL_MIN_S
+        now = asyncio.get_running_loop().time
         ends = now() + seconds
-        self._waiting.setdefault(key, set()).add(woken)
+        watch = self._watched(key)
+        watch.waiters += 1
+        watch.woken.set()
         try:
-            while True:
-                woken.clear()
-                seen = await self.look(key)
-                if seen is None or seen.version != version or now() >= ends:
+            while (left := ends - now()) > 0:
+                upcoming = watch.upcoming
+                await asyncio.wait([upcoming], timeout=None if math.isinf(left) else left)
+                if not upcoming.done():
+                    break
+                seen = upcoming.result()
+                if seen is None or seen.version != version:
                     return seen
-                with suppress(TimeoutError):
-                    async with asyncio.timeout(min(poll_s, ends - now())):
-                        await woken.wait()
-                poll_s = min(POLL_MAX_S, 1.5 * poll_s)
+            return await self.look(key)
         finally:
-            self._waiting[key].discard(woken)
-            if not self._waiting[key]:
-                del self._waiting[key]
+            watch.waiters -= 1
+            if not watch.waiters:
+                self._watches.pop(key)
+                watch.woken.set()
+
+    def _watched(self, key: str) -> _Watch:
+        if key not in self._watches:
+            self._watches[key] = watch = _Watch(asyncio.get_running_loop().create_future())
+            watch.looking = asyncio.create_task(self._look_while_waited(key, watch))
+        return self._watches[key]
+
+    async def _look_while_waited(self, key: str, watch: _Watch) -> None:
+        """One look after another, each told to those who began to wait before it was sent."""
+        poll_s = POLL_MIN_S
+        while watch.waiters:
+            watch.woken.clear()
+            told, watch.upcoming = watch.upcoming, asyncio.get_running_loop().create_future()
+            try:
+                told.set_result(await self.look(key))
+            except Exception as error:
+                told.set_exception(error)
+                told.exception()  # read, should nobody be left to hear it
+            with suppress(TimeoutError):
+                async with asyncio.timeout(poll_s):
+                    await watch.woken.wait()
+            poll_s = min(POLL_MAX_S, 1.5 * poll_s)
 
     async def expire(self, key: str, policy: Policy, failure: bytes) -> Expired | None:
         """See `CohortStore.expire`."""
@@ -147,13 +184,13 @@ class RedisCohorts:
     async def close(self) -> None:
         """See `CohortStore.close`."""
         await self._link.close()
-        for key in list(self._waiting):
+        for key in self._watches:
             self._wake(key)
 
     def _wake(self, key: str) -> None:
         """Let this replica's waiters look again."""
-        for woken in self._waiting.get(key, ()):
-            woken.set()
+        if key in self._watches:
+            self._watches[key].woken.set()
 
     async def _run(self, transition: str, key: str, arguments: list[Argument]) -> list[Any]:
         keys = [f"{self._prefix}:{name}" for name in (f"cohort:{key}", "cohort-ages", "cohort-costs", "cohort-bytes")]

@@ -17,6 +17,9 @@ from typing import Any
 import httpx
 import pytest
 
+from service.stores.cohorts_base import Member, Snapshot, Terms
+from service.stores.cohorts_redis import RedisCohorts
+from service.stores.redis_link import LinkOptions
 from tests.support.redis_server import RedisServer, shared_server
 from tests.support.serving import JUDGES, Api, options, serving, until
 
@@ -79,6 +82,40 @@ async def test_a_cancelled_judge_leaves_the_group_to_the_other_replica() -> None
         judge.cancel()
         assert (await asyncio.wait_for(first, 10)).json()["queue"]["seq_last"] == 2
         assert one.engine.calls == 2
+
+
+async def test_those_who_wait_for_a_group_share_its_looks() -> None:
+    """Those who wait for a second, until the last member comes to another replica: Redis sees one of them looking."""
+
+    class Counted(RedisCohorts):
+        looks = 0
+
+        async def look(self, key: str) -> Snapshot | None:
+            self.looks += 1
+            return await super().look(key)
+
+    prefix, terms = f"looks-{os.getpid()}", Terms(64, "prompt", "rules")
+    here, there = (Counted(shared_server().url, prefix=prefix, options=LinkOptions(timeout_s=5.0)) for _ in range(2))
+
+    async def member(store: RedisCohorts, index: int) -> Snapshot:
+        return await store.join("group", terms, Member(index, f"response {index}"), 60)
+
+    try:
+        for index in range(63):
+            seen = await member(here, index)
+        waits = [asyncio.create_task(here.wait("group", seen.version, 60)) for _ in range(100)]
+        await asyncio.sleep(1.0)
+        assert not any(wait.done() for wait in waits)
+        last = await member(there, 63)
+        released = await asyncio.wait_for(asyncio.gather(*waits), 10)
+        assert all(one is not None and one.version == last.version and one.closed for one in released)
+        assert here.looks < 25
+        settled = here.looks
+        await asyncio.sleep(0.7)
+        assert here.looks <= settled + 1
+    finally:
+        await here.close()
+        await there.close()
 
 
 async def test_redis_emptied_under_those_who_wait_loses_nobody() -> None:

@@ -14,6 +14,7 @@ import pytest
 
 from service.errors import StartupError, StoreUnavailable
 from service.stores.base import CommitResult, IdempotencyRecord, QueueKey, StoreLimits
+from service.stores.cohorts_redis import RedisCohorts
 from service.stores.redis import RedisStore
 from tests.support.properties import scaled
 from tests.support.redis_server import RedisServer, find_server, shared_server
@@ -199,6 +200,34 @@ async def test_a_wrong_password_is_an_error_that_does_not_show_it(
     store = RedisStore(f"redis://:right@{address}", options=PATIENT)
     await store.start()
     await store.commit(KEY, [0.5], 10)
+    await store.close()
+
+
+@pytest.mark.parametrize("kind", [RedisStore, RedisCohorts])
+async def test_a_user_without_the_right_to_scripts_stops_the_start(
+    redis_server: RedisServer, kind: type[RedisStore] | type[RedisCohorts]
+) -> None:
+    redis_server.command("ACL", "SETUSER", "trainer", "on", ">hunter2", "~*", "&*", "+@all", "-@scripting")
+    store = kind(f"redis://trainer:hunter2@127.0.0.1:{redis_server.port}/0", options=PATIENT)
+    with pytest.raises(StartupError, match="rights of that user") as caught:
+        await store.start()
+    assert "hunter2" not in "".join(traceback.format_exception(caught.value))
+    redis_server.command("ACL", "SETUSER", "trainer", "+@scripting")
+    await store.start()
+    await store.close()
+
+
+async def test_a_right_to_scripts_that_is_withdrawn_is_an_error_and_changes_nothing(redis_server: RedisServer) -> None:
+    redis_server.command("ACL", "SETUSER", "trainer", "on", ">hunter2", "~*", "&*", "+@all")
+    store = RedisStore(f"redis://trainer:hunter2@127.0.0.1:{redis_server.port}/0", options=PATIENT)
+    await store.start()
+    await store.commit(KEY, [0.5], 10)
+    redis_server.command("ACL", "SETUSER", "trainer", "-@scripting")
+    for _ in range(7):  # an answer, however unwelcome, does not open the breaker
+        with pytest.raises(StoreUnavailable, match="rights of that user"):
+            await store.commit(KEY, [0.7], 10, RECORD)
+    redis_server.command("ACL", "SETUSER", "trainer", "+@scripting")
+    assert (await store.commit(KEY, [0.7], 10, RECORD)).seq_first == 2
     await store.close()
 
 
