@@ -87,6 +87,7 @@ def test_computing_activations_again_changes_no_gradient(tmp_path: Path) -> None
         torch.testing.assert_close(found[1][name], gradient)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("optimizer", ["adamw", "muon"])
 def test_an_interrupted_run_goes_on_to_the_same_losses(tmp_path: Path, optimizer: str) -> None:
     changes: dict[str, Any] = {
@@ -124,6 +125,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, JudgeTraine
     return Path(second.output.directory), finetune(second)
 
 
+@pytest.mark.slow
 def test_it_learns_and_logs_what_a_judge_is_measured_by(trained: tuple[Path, JudgeTrainer]) -> None:
     directory, trainer = trained
     seen = [row for row in trainer.state.log_history if "eval_accuracy" in row]
@@ -136,6 +138,7 @@ def test_it_learns_and_logs_what_a_judge_is_measured_by(trained: tuple[Path, Jud
     assert final["label_mass"] > 0.5
 
 
+@pytest.mark.slow
 def test_the_manifest_names_a_pair_the_judge_gets_right(trained: tuple[Path, JudgeTrainer]) -> None:
     manifest = Manifest.load(trained[0])
     assert manifest is not None
@@ -144,6 +147,7 @@ def test_the_manifest_names_a_pair_the_judge_gets_right(trained: tuple[Path, Jud
     assert judge.self_test is not None and judge.self_test.min_p > 0.5
 
 
+@pytest.mark.slow
 def test_the_checkpoint_read_back_says_what_training_said(trained: tuple[Path, JudgeTrainer]) -> None:
     """By plain transformers and the service's own prompt, without any of the trainer."""
     directory = trained[0]
@@ -163,6 +167,7 @@ def _p_first(model: Any, chat: ChatTokenizer, labels: tuple[int, int], shown: Co
     return float(logits[list(labels)].softmax(-1)[0])
 
 
+@pytest.mark.slow
 def test_adapters_are_merged_into_the_checkpoint(trained: tuple[Path, JudgeTrainer], tmp_path: Path) -> None:
     recipe = adapt_recipe(
         tmp_path, model={"path": str(trained[0]), "lora": {"rank": 2}}, optimizer={"learning_rate": 1e-2}
@@ -177,6 +182,7 @@ def test_adapters_are_merged_into_the_checkpoint(trained: tuple[Path, JudgeTrain
         assert (merged - before(ids).logits).abs().max() > 1e-3
 
 
+@pytest.mark.slow
 def test_no_pairs_at_all_write_the_starting_judge_again(trained: tuple[Path, JudgeTrainer], tmp_path: Path) -> None:
     recipe = adapt_recipe(tmp_path, model={"path": str(trained[0])}, data={"limit": 0})
     finetune(recipe)

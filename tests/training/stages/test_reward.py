@@ -37,6 +37,7 @@ def backbone(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     return {"path": str(path)}
 
 
+@pytest.mark.slow
 def test_it_learns_and_is_served_as_it_was_measured(tmp_path: Path, backbone: dict[str, str]) -> None:
     recipe = reward_recipe(
         tmp_path, model=backbone, schedule={"steps": 20}, batch={"rows": 16}, objective={"smoothing": 0.05}
