@@ -17,12 +17,12 @@ MARKS = "osD^vP"
 
 def draw(result: Study, path: Path, title: str) -> None:
     """Left: proxy and oracle of the chosen sample against n, with the KL spent. Right: the oracle's score each way of
-    choosing reaches for its comparisons."""
-    figure = Figure(figsize=(11.5, 4.4), layout="constrained")
+    choosing reaches for its comparisons, where there are several."""
+    panels = (_curves, _costs) if len(result.curves) > 1 else (_curves,)
+    figure = Figure(figsize=(5.75 * len(panels) + (len(panels) == 1), 4.4), layout="constrained")
     FigureCanvasAgg(figure)
-    left, right = figure.subplots(1, 2)
-    _curves(left, result)
-    _costs(right, result)
+    for axes, panel in zip(figure.subplots(1, len(panels), squeeze=False).flat, panels, strict=True):
+        panel(axes, result)
     figure.suptitle(title, fontsize=11, fontweight="bold")
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(path.name + ".part")

@@ -185,7 +185,8 @@ def markdown(result: Study, named: str, args: argparse.Namespace) -> str:
         f"The oracle's score moves by {gain.difference:+.3f} [{gain.low:+.3f}, {gain.high:+.3f}] from n = 1 to "
         f"n = {result.samples} (p = {gain.p:.2g}). It is highest at n = {result.peak}; "
         + (
-            f"beyond, {lost.difference:+.3f} [{lost.low:+.3f}, {lost.high:+.3f}]: **over-optimised**."
+            f"beyond, {lost.difference:+.3f} [{lost.low:+.3f}, {lost.high:+.3f}]: **over-optimised**. "
+            "(The peak was found on these very samples.)"
             if turned
             else "no fall beyond it can be told from chance."
         ),
