@@ -56,5 +56,6 @@ def _sources(axes: Any, card: Card) -> None:
         left += np.array(counts)
     axes.set_yticks(list(places), [source.title for source in sources])
     axes.set_xlabel("pairs")
+    axes.locator_params(axis="x", nbins=5)
     axes.set_title("What became of each source")
     axes.legend(frameon=False)
