@@ -41,8 +41,9 @@ class Setup(BaseModel):
 
     seeds: int
     shape: Shape = Shape()
-    tasks: tuple[str, ...] = ("increment", "complement", "reverse")
-    held_out: tuple[str, ...] = ("rotate",)
+    tasks: tuple[str, ...] = ("increment", "complement")
+    """Two: with a third, a pilot with 30 % wrong labels learned style alone."""
+    held_out: tuple[str, ...] = ("reverse",)
     alphas: tuple[float, ...] = (0.0, 0.025, 0.05, 0.1, 0.15)
     flips: tuple[float, ...] = (0.0, 0.15, 0.3)
     baselines: tuple[str, ...] = tuple(BASELINES)
