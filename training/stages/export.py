@@ -71,11 +71,16 @@ def save_model(
         with TemporaryDirectory(dir=directory) as adapters:
             model.save_pretrained(adapters, state_dict=state)
             merged = PeftModel.from_pretrained(base(), adapters).merge_and_unload()
-        merged.to(kind).save_pretrained(directory)
+        model = merged.to(kind)
+        model.save_pretrained(directory)
     else:
-        cast = {name: t.to(kind) if t.is_floating_point() else t for name, t in state.items()}
-        model.config.dtype = kind
+        tied = model.all_tied_weights_keys  # cast apart they would be saved twice
+        own = {name: t for name, t in state.items() if tied.get(name) not in state}
+        cast = {name: t.to(kind) if t.is_floating_point() else t for name, t in own.items()}
         model.save_pretrained(directory, state_dict=cast)
+    model.config.dtype = kind  # the library names the type that was trained in,
+    model.config.use_cache = True  # and the trainer switches this off
+    model.config.save_pretrained(directory)
     tokenizer.save_pretrained(directory)
 
 

@@ -33,6 +33,7 @@ def whole_directory(directory: Path) -> Iterator[Path]:
         for note in directory.glob("*.md"):
             if not (part / note.name).exists():
                 shutil.copy2(note, part)
+        share(part)
         flush(part)
         put_in_place(part, directory)
     except Exception as error:
@@ -52,6 +53,14 @@ def flush(directory: Path) -> None:
         if path.is_file():
             with path.open("rb") as file:
                 os.fsync(file.fileno())
+
+
+def share(directory: Path) -> None:
+    """Give files the rights the directory was made with: safetensors writes for its owner alone, and the service may be
+    another user."""
+    for path in directory.rglob("*"):
+        if path.is_file():
+            path.chmod(directory.stat().st_mode & 0o666)
 
 
 def put_in_place(part: Path, directory: Path) -> None:
