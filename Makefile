@@ -56,8 +56,8 @@ test: $(RUNTIME) $(TOOLS) ## every test, real vLLM on the CPU included (TESTS='p
 	$(PY) -m pytest --hypothesis-seed=$(SEED) $(TESTS)
 
 .PHONY: test-fast
-test-fast: $(RUNTIME) $(TOOLS) ## the fake-engine suite: no real engine, fewer examples a property, under a minute
-	$(PY) -m pytest -n auto --maxprocesses 8 --property-scale 0.2 -m 'not vllm and not slow' $(TESTS)
+test-fast: $(RUNTIME) $(TOOLS) ## the service's suite on the fake engine: no real engine, no training, fewer examples a property, under a minute
+	$(PY) -m pytest -n auto --maxprocesses 8 --property-scale 0.2 -m 'not vllm and not slow' --ignore=tests/training $(TESTS)
 
 .PHONY: bench
 bench: $(RUNTIME) $(TOOLS) ## judged comparisons a second against vLLM offline, its OpenAI server and transformers, as ratios
