@@ -8,15 +8,13 @@
 
 from __future__ import annotations
 
-import json
-import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from service.types import Order
-from training.data.pairs import DataError, Pair, as_row, pair_of_row
+from training.data.pairs import DataError, Pair, as_row, pair_of_row, read_objects, write_objects
 
 _FIELDS = frozenset({"pair", "order", "text"})
 
@@ -32,43 +30,18 @@ class WrittenJudgment:
 
 def read_judgments(path: Path) -> Iterator[WrittenJudgment]:
     """The judgments of a file, one at a time. Raises `DataError` naming file, row and field, for no rows too."""
-    row = 0
-    try:
-        with path.open(encoding="utf-8", newline="\n") as lines:
-            for row, line in enumerate(lines, start=1):
-                yield _judgment(path, row, line)
-    except FileNotFoundError as error:
-        raise DataError(f"{path} does not exist; check the path.") from error
-    if row == 0:
-        raise DataError(f"{path} is empty; build it again, or name another file.")
+    for row, data in read_objects(path):
+        yield _judgment(f"{path}, row {row}", data, f"{path.stem}/{row}")
 
 
 def write_judgments(path: Path, judgments: Iterable[WrittenJudgment]) -> int:
     """Write a file that is whole or absent; returns the number of rows."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(path.name + ".part")
-    count = 0
-    try:
-        with part.open("w", encoding="utf-8", newline="\n") as out:
-            for item in judgments:
-                row = {"pair": as_row(item.pair), "order": item.order, "text": item.text}
-                out.write(json.dumps(row, ensure_ascii=False) + "\n")
-                count += 1
-            out.flush()
-            os.fsync(out.fileno())
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
-    return count
+    rows = ({"pair": as_row(one.pair), "order": one.order, "text": one.text} for one in judgments)
+    return write_objects(path, rows)
 
 
-def _judgment(path: Path, row: int, line: str) -> WrittenJudgment:
-    where = f"{path}, row {row}"
-    try:
-        data: Any = json.loads(line)
-    except ValueError as error:
-        raise DataError(f"{where}: not JSON ({error}); every row must be one JSON object.") from error
-    if not isinstance(data, dict) or data.keys() != _FIELDS:
+def _judgment(where: str, data: Mapping[str, Any], default_id: str) -> WrittenJudgment:
+    if data.keys() != _FIELDS:
         raise DataError(f"{where}: must be a JSON object with the fields {', '.join(sorted(_FIELDS))} and no others.")
     if data["order"] not in ("ab", "ba"):
         raise DataError(f'{where}, field order: must be "ab" or "ba".')
@@ -76,7 +49,7 @@ def _judgment(path: Path, row: int, line: str) -> WrittenJudgment:
         raise DataError(f"{where}, field text: must be a text that is not empty.")
     if not isinstance(data["pair"], dict):
         raise DataError(f"{where}, field pair: not a JSON object; every judgment needs its pair.")
-    pair = pair_of_row(f"{where}, field pair", data["pair"], f"{path.stem}/{row}")
+    pair = pair_of_row(f"{where}, field pair", data["pair"], default_id)
     if pair.label is None:
         raise DataError(f"{where}, field pair.label: missing; a judgment decides for one response.")
     return WrittenJudgment(pair, data["order"], data["text"])

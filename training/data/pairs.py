@@ -81,11 +81,22 @@ def shown_swapped(pair: Pair, seed: int) -> bool:
 
 def read_pairs(path: Path) -> Iterator[Pair]:
     """The pairs of a file, one at a time. Raises `DataError` naming file, row and field; an empty file is one too."""
+    for row, data in read_objects(path):
+        yield pair_of_row(f"{path}, row {row}", data, f"{path.stem}/{row}")
+
+
+def write_pairs(path: Path, pairs: Iterable[Pair]) -> int:
+    """Write a file that is whole or absent; returns the number of rows. What was at ``path`` stays until the end."""
+    return write_objects(path, map(as_row, pairs))
+
+
+def read_objects(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """The JSON objects of a JSONL file with their row numbers, from 1. Raises `DataError`, also when there are none."""
     row = 0
     try:
         with path.open(encoding="utf-8", newline="\n") as lines:
             for row, line in enumerate(lines, start=1):
-                yield _pair(path, row, line)
+                yield row, _object(f"{path}, row {row}", line)
     except FileNotFoundError as error:
         raise DataError(f"{path} does not exist; check the path.") from error
     except UnicodeDecodeError as error:
@@ -94,15 +105,15 @@ def read_pairs(path: Path) -> Iterator[Pair]:
         raise DataError(f"{path} is empty; build it again, or name another file.")
 
 
-def write_pairs(path: Path, pairs: Iterable[Pair]) -> int:
-    """Write a file that is whole or absent; returns the number of rows. What was at ``path`` stays until the end."""
+def write_objects(path: Path, rows: Iterable[Mapping[str, Any]]) -> int:
+    """Write a JSONL file that is whole or absent; returns the number of rows."""
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(path.name + ".part")
     count = 0
     try:
         with part.open("w", encoding="utf-8", newline="\n") as out:
-            for pair in pairs:
-                out.write(json.dumps(as_row(pair), ensure_ascii=False) + "\n")
+            for row in rows:
+                out.write(json.dumps(row, ensure_ascii=False) + "\n")
                 count += 1
             out.flush()
             os.fsync(out.fileno())
@@ -121,15 +132,14 @@ def as_row(pair: Pair) -> dict[str, Any]:
     return {**row, "label": pair.label, **{k: v for k, v in more.items() if v not in (None, "")}}
 
 
-def _pair(path: Path, row: int, line: str) -> Pair:
-    where = f"{path}, row {row}"
+def _object(where: str, line: str) -> dict[str, Any]:
     try:
         data = json.loads(line)
     except ValueError as error:
         raise DataError(f"{where}: not JSON ({error}); every row must be one JSON object.") from error
     if not isinstance(data, dict):
         raise DataError(f"{where}: not a JSON object; every row must be one.")
-    return pair_of_row(where, data, f"{path.stem}/{row}")
+    return data
 
 
 def pair_of_row(where: str, data: Mapping[str, Any], default_id: str) -> Pair:

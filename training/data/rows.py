@@ -108,9 +108,13 @@ class LabelRows:
 
     def row(self, pair: Pair, *, swapped: bool = False) -> Stage2Row:
         """Raises `DataError` naming the pair (no label, a text that is not Unicode, too many turns)."""
+        return self.fitted_row(pair, swapped)[1]
+
+    def fitted_row(self, pair: Pair, swapped: bool) -> tuple[Comparison, Stage2Row]:
+        """The row, and the comparison as it was cut for it. Raises as `row`."""
         with _naming(pair):
             fitted = self._fit(_shown(pair, swapped))
-            return Stage2Row(fitted.ids, _label(pair) ^ swapped, fitted.cut)
+            return fitted.comparison, Stage2Row(fitted.ids, _label(pair) ^ swapped, fitted.cut)
 
     def both_orders(self, pair: Pair) -> tuple[Stage2Row, Stage2Row]:
         """The pair as it is and swapped: twice the rows, every position bias seen with both labels."""

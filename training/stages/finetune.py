@@ -62,18 +62,12 @@ def finetune(
     held_out = evaluation_pairs(recipe.data, recipe.evaluation.limit)
     check_self_test(recipe.output.self_test, held_out)
     args = arguments(recipe, max(1, len(dataset)), evaluates=bool(held_out))
-
     model = load_causal(recipe.model, recipe.precision, tokenizer)
     check_positions(model, recipe.data.max_tokens)
     make_readable(model)
     if recipe.model.lora is not None:
         model = with_adapters(model, recipe.model.lora)
     prefixes = _prefixes(recipe, chat)
-    collator = (
-        partial(collate, pad_id=tokenizer.pad_token_id)
-        if prefixes is None
-        else partial(collate_families, pad_id=tokenizer.pad_token_id, prefixes=prefixes)
-    )
     trainer = JudgeTrainer(
         recipe,
         _terms(recipe, examples),
@@ -82,7 +76,7 @@ def finetune(
         args=args,
         train_dataset=dataset,
         eval_dataset=_both_orders(held_out, chat, recipe),
-        data_collator=collator,
+        data_collator=_collator(tokenizer.pad_token_id, prefixes),
         processing_class=tokenizer,
         callbacks=list(callbacks),
     )
@@ -117,6 +111,12 @@ def _prefixes(recipe: FinetuneRecipe | AdaptRecipe, chat: ChatTokenizer) -> tupl
     if processes() > 1:
         raise DataError("batch.shared_prefix runs in one process only; set it to false, or start one process.")
     return common_prefix(chat, gram.FAMILY), common_prefix(chat, gram_r2.FAMILY)
+
+
+def _collator(pad_id: int, prefixes: tuple[tuple[int, ...], ...] | None) -> Any:
+    if prefixes is None:
+        return partial(collate, pad_id=pad_id)
+    return partial(collate_families, pad_id=pad_id, prefixes=prefixes)
 
 
 def _both_orders(

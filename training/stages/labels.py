@@ -13,7 +13,6 @@ from service.judging.base import PairwiseFamily
 from service.tokenization import ChatTokenizer
 from service.types import Comparison, Message, Prompt, Response
 from training.configs import PreferenceObjective
-from training.data.lengths import fit
 from training.data.pairs import DataError, Pair
 from training.data.rows import LabelRows
 from training.stages.examples import Example, Read, Span, label_example
@@ -61,18 +60,12 @@ class LabelExamples:
     ) -> None:
         self.rows = LabelRows(chat, family, max_tokens)
         self.helpers = Helpers(chat, family, objective)
-        self._chat, self._family, self._max_tokens = chat, family, max_tokens
 
     def __call__(self, pair: Pair, swapped: bool) -> Example:
         """Raises `DataError` naming the pair."""
-        row = self.rows.row(pair, swapped=swapped)
-        example = label_example(row)
-        if not self.helpers.wanted:
-            return example
-        shown = pair.comparison.swap() if swapped else pair.comparison
-        fitted = fit(self._chat, lambda c: self._chat.encode(self._family.render(c)), shown, self._max_tokens)
-        reads, spans = self.helpers.of(fitted.comparison, row.ids, row.label)
-        return Example(row.ids, (*example.reads, *reads), spans)
+        comparison, row = self.rows.fitted_row(pair, swapped)
+        reads, spans = self.helpers.of(comparison, row.ids, row.label)
+        return Example(row.ids, (*label_example(row).reads, *reads), spans)
 
 
 def verdict_ids(chat: ChatTokenizer) -> tuple[int, int]:

@@ -14,7 +14,7 @@ from accelerate import DistributedType
 from transformers import TrainingArguments, set_seed
 from transformers.trainer_utils import get_last_checkpoint
 
-from training.configs import ScheduleSection, StageRecipe
+from training.configs import OptimizerSection, ScheduleSection, StageRecipe
 from training.data.pairs import DataError
 from training.stages.datasets import check_enough
 
@@ -51,11 +51,7 @@ def arguments(recipe: StageRecipe, rows: int, *, evaluates: bool) -> TrainingArg
         per_device_eval_batch_size=recipe.evaluation.rows_per_device,
         gradient_accumulation_steps=accumulation,
         max_steps=steps,
-        learning_rate=recipe.optimizer.learning_rate,
-        adam_beta1=recipe.optimizer.betas[0],
-        adam_beta2=recipe.optimizer.betas[1],
-        weight_decay=recipe.optimizer.weight_decay,
-        max_grad_norm=recipe.optimizer.clip_norm,
+        **_rates(recipe.optimizer),
         lr_scheduler_type=_KINDS.get(recipe.schedule.kind, recipe.schedule.kind),
         lr_scheduler_kwargs=_decay(recipe.schedule, steps),
         warmup_steps=math.ceil(recipe.schedule.warmup * steps),
@@ -84,6 +80,16 @@ def _shard_on_cpu(args: TrainingArguments) -> None:
     state = args.distributed_state
     if asked and state is not None and state.distributed_type == DistributedType.MULTI_CPU:
         state.distributed_type = DistributedType.MULTI_XPU  # any kind that may become FSDP; the device stays the CPU
+
+
+def _rates(optimizer: OptimizerSection) -> dict[str, float]:
+    return {
+        "learning_rate": optimizer.learning_rate,
+        "adam_beta1": optimizer.betas[0],
+        "adam_beta2": optimizer.betas[1],
+        "weight_decay": optimizer.weight_decay,
+        "max_grad_norm": optimizer.clip_norm,
+    }
 
 
 def _decay(schedule: ScheduleSection, steps: int) -> dict[str, Any]:
