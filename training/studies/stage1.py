@@ -30,13 +30,17 @@ class Setup(BaseModel):
     seeds: int
     shape: Shape = Shape()
     tasks: tuple[str, ...] = ("increment", "complement", "reverse", "rotate")
-    labels: tuple[int, ...] = (250, 500, 1_000, 2_000, 4_000, 8_000, 16_000)
+    labels: tuple[int, ...] = (250, 1_000, 4_000, 16_000)
     length: int = 3
     alpha: float = 0.05
     pretraining: Plan
     training: Plan
-    warm_rate: float = 0.4
-    """Learning rates after a stage 1, relative to those from random weights; a pilot at equal ones stayed at chance."""
+    warm_rate: float = 0.7
+    """Learning rates after a stage 1, relative to those from random weights.
+
+    Chosen on a seed that is not run: with 16,000 labels 1.0 learns badly (accuracy 0.802; 0.921 at 0.7, and 0.920 from
+    random weights), with 1,000 smaller rates do (0.818 at 1.0, 0.780 at 0.4, 0.696 at 0.2; 0.821 from random weights).
+    """
     test_pairs: int = 2_000
 
 
