@@ -1,6 +1,6 @@
 """`judge.json`: what a checkpoint says about the judges in it. Training writes it, the service reads it.
 
-    {"format": 1, "version": "demo-1", "judges": [
+    {"format": 1, "version": "demo-2", "judges": [
       {"name": "demo", "family": "gram", "template": "eval", "labels": ["A", "B"],
        "max_prompt_tokens": 1024, "max_rationale_tokens": 0,
        "self_test": {"prompt": "2 + 2 = ?", "chosen": "4", "rejected": "5", "min_p": 0.6},

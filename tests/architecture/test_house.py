@@ -23,7 +23,6 @@ from service.errors import StartupError
 from service.settings import RedisStoreSettings, load_settings
 from tests.support.serving import serving, settings_for
 from training.configs import load_recipe
-from training.demo_configs import Recipe
 
 ROOT = Path(__file__).resolve().parents[2]
 TORCH_INDEX = "https://download.pytorch.org/whl/cpu"
@@ -139,8 +138,7 @@ def test_tests_run_on_the_pinned_versions() -> None:
 
 @pytest.mark.parametrize("path", sorted((ROOT / "training/recipes").glob("*.toml")), ids=lambda path: path.stem)
 def test_recipes_load(path: Path) -> None:
-    recipe = Recipe.load(path) if path.stem == "demo" else load_recipe(path)
-    assert recipe.version
+    assert load_recipe(path).version
 
 
 def test_the_example_configuration_loads() -> None:

@@ -132,7 +132,6 @@ ROOMS: dict[str, Room] = {
     # Thin: arguments in, one call; each command imports its own work when it runs.
     "training.commands": Room(("training",)),
     "training.configs": Room(("training.data.pairs",), ("pydantic",)),
-    "training.demo_configs": Room((), ("pydantic",)),
     "training.architectures": Room((), ("pydantic",)),
     "training.estimate": Room(("training.architectures",)),
     "training.presets": Room(("training.architectures", "training.configs", "training.data.pairs"), ("pydantic",)),

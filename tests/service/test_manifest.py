@@ -17,7 +17,7 @@ from tests.support.properties import bar
 
 GOOD: dict[str, Any] = {
     "format": 1,
-    "version": "demo-1",
+    "version": "demo-2",
     "judges": [
         {
             "name": "demo",
@@ -72,7 +72,7 @@ def changed(path: str, value: Any = ..., *, drop: bool = False) -> dict[str, Any
 def test_a_manifest_is_read(tmp_path: Path) -> None:
     manifest = Manifest.load(write(tmp_path, GOOD))
     assert manifest is not None
-    assert manifest.version == "demo-1"
+    assert manifest.version == "demo-2"
     assert manifest.judges[0] == JudgeEntry(
         "demo", "gram", "eval", ("A", "B"), 1024, 0, SelfTest("2 + 2 = ?", "4", "5", 0.6)
     )

@@ -8,13 +8,7 @@ import pytest
 
 from service.judging import gram_r2
 from training.data.demo_tasks import ALL_TASKS, TASKS, DemoPair, draw, rationale
-from training.evaluation.demo import (
-    OrderReadings,
-    heldout_pairs,
-    label_report,
-    length_baseline,
-    style_baseline,
-)
+from training.evaluation.demo import heldout_pairs, length_baseline, style_baseline
 
 
 def _pairs(task: str, n: int, *, from_held_out: bool, seed: int = 0) -> list[DemoPair]:
@@ -83,9 +77,3 @@ def test_style_baseline_finds_a_planted_cue() -> None:
     planted = [DemoPair("t", "q", f"**{i}**", f"{i}", "", "") for i in range(50)]
     assert style_baseline(planted, planted) == 1.0
     assert length_baseline(planted, planted) == 1.0
-
-
-def test_label_report_counts_both_orders() -> None:
-    pairs = heldout_pairs(2, seed=1)
-    report = label_report(pairs, [OrderReadings(0.9, 0.4, 0.99), OrderReadings(0.2, 0.1, 0.97)])
-    assert (report.accuracy, report.flip_rate, report.label_mass) == (0.5, 0.5, pytest.approx(0.98))

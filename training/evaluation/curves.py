@@ -1,4 +1,4 @@
-"""Training curves of a run, drawn from its history file: ``python -m training curves HISTORY PICTURE``."""
+"""Training curves, drawn from the history files of a run's stages: ``python -m training curves HISTORY... PICTURE``."""
 
 from __future__ import annotations
 
@@ -24,58 +24,63 @@ LOSSES = {
     "label_mass_loss": "label mass: -log(p(A) + p(B))",
     "verdict": "helper: verdict per response",
     "chosen": "helper: better response as text",
-    "ranking": "label: smoothed ranking loss",
-    "written": "rationale: loss per token",
 }
-"""Terms by their names in the history; the last two are those of the demo judge's first recipe."""
+"""Terms by their names in the history."""
 FIGURES = {
     "accuracy": "accuracy (two orders)",
     "accuracy_one_order": "accuracy (one order)",
-    "rationale_accuracy": "rationale accuracy",
     "flip_rate": "flips between orders",
     "label_mass": "label mass",
     "ece": "calibration error",
 }
 
 
-def draw_curves(history: Path, picture: Path) -> None:
-    """Left: training losses, smoothed. Right: what periodic evaluation of held-out pairs saw. Raises `DataError`."""
-    try:
-        rows = [json.loads(line) for line in history.read_text(encoding="utf-8").splitlines()]
-    except FileNotFoundError as error:
-        raise DataError(f"{history} does not exist; a run writes it with its first saved state.") from error
-    figure = Figure(figsize=(11, 4), layout="constrained")
-    losses, figures = figure.subplots(1, 2)
+def draw_curves(histories: Sequence[Path], picture: Path) -> None:
+    """Left: training losses, smoothed. Right: what periodic evaluation of held-out pairs saw.
+
+    Several histories are stages of one run: drawn one after the other, a dotted line where the next begins. Raises
+    `DataError` for a file that is missing.
+    """
+    rows, borders = _joined(histories)
+    figure = Figure(figsize=(11, 4.8), layout="constrained")
+    losses, figures = figure.subplots(1, 2, sharex=True)
     for key, name in LOSSES.items():
         points = [(row["step"], row[key]) for row in rows if isinstance(row.get(key), float)]
         if points:
             losses.plot(*_smoothed(points), label=name)
-    losses.set(xlabel="step", ylabel="nats", ylim=(0, None), title="training")
+    losses.set(xlabel="step", ylabel="nats", yscale="log", title="training")
     for key, name in FIGURES.items():
-        seen = _evaluated(rows, key)
+        seen = [(row["step"], row[f"eval_{key}"]) for row in rows if f"eval_{key}" in row]
         if seen:
             figures.plot(*zip(*seen, strict=True), marker="o", markersize=4, label=name)
     figures.set(xlabel="step", ylim=(-0.02, 1.02), title="held-out pairs")
     for axes in (losses, figures):
-        _finish(axes)
+        _finish(axes, borders)
     picture.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(picture, dpi=120)
 
 
-def _evaluated(rows: Sequence[dict[str, Any]], key: str) -> list[tuple[int, float]]:
-    """(step, value) of an evaluation figure, under the trainer's name for it or the demo's own."""
-    found = []
-    for row in rows:
-        value = row.get(f"eval_{key}", row.get(key) if "by_task" in row else None)
-        if value is not None:
-            found.append((row["step"], value))
-    return found
+def _joined(histories: Sequence[Path]) -> tuple[list[dict[str, Any]], list[int]]:
+    """All rows, steps counted on from stage to stage, and the steps at which a stage follows another."""
+    rows: list[dict[str, Any]] = []
+    borders: list[int] = []
+    for history in histories:
+        try:
+            lines = history.read_text(encoding="utf-8").splitlines()
+        except FileNotFoundError as error:
+            raise DataError(f"{history} does not exist; a run writes it with its first saved state.") from error
+        before = max((row["step"] for row in rows), default=0)
+        borders += [before] if before else []
+        rows += [row | {"step": row["step"] + before} for row in map(json.loads, lines)]
+    return rows, borders
 
 
-def _finish(axes: Axes) -> None:
+def _finish(axes: Axes, borders: Sequence[int]) -> None:
     axes.grid(alpha=0.3)
+    for step in borders:
+        axes.axvline(step, color="grey", linestyle=":")
     if axes.lines:
-        axes.legend(fontsize=8)
+        axes.legend(fontsize=8, ncols=2, loc="upper center", bbox_to_anchor=(0.5, -0.14))
     else:
         axes.text(0.5, 0.5, "nothing was logged", ha="center", transform=axes.transAxes)
 

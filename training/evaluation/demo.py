@@ -1,21 +1,20 @@
 """The demo judge's test set - pairs of content never trained on - and the baselines that must stay near chance on it.
 
-`heldout_pairs` is what a benchmark sends over HTTP; `demo_judge.py` measures the same in process.
+`heldout_pairs` is what `python -m benchmarks heldout` sends to a running service.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from random import Random
 
 from training.data.demo_tasks import TASKS, DemoPair, draw
 
 
-def heldout_pairs(n: int, seed: int, tasks: Sequence[str] = ()) -> list[DemoPair]:
-    """``n`` different pairs of held-out content, the tasks in turn (all of the shipped family unless named)."""
-    names = list(tasks) or list(TASKS)
+def heldout_pairs(n: int, seed: int) -> list[DemoPair]:
+    """``n`` different pairs of held-out content, the tasks of the shipped family in turn."""
+    names = list(TASKS)
     rng = Random(f"held-out/{seed}")
     seen: set[DemoPair] = set()
     pairs: list[DemoPair] = []
@@ -25,48 +24,6 @@ def heldout_pairs(n: int, seed: int, tasks: Sequence[str] = ()) -> list[DemoPair
             seen.add(pair)
             pairs.append(pair)
     return pairs
-
-
-@dataclass(frozen=True, slots=True)
-class OrderReadings:
-    """P(the right response is better), with it shown first and second, and the smaller label mass of the two."""
-
-    right_first: float
-    right_second: float
-    label_mass: float
-
-    @property
-    def correct(self) -> bool:
-        """By the two-order average; an exact tie is not correct."""
-        return self.right_first + self.right_second > 1.0
-
-    @property
-    def flipped(self) -> bool:
-        return (self.right_first > 0.5) != (self.right_second > 0.5)
-
-
-@dataclass(frozen=True, slots=True)
-class LabelReport:
-    """What the bars are set on. ``by_task`` is (correct, pairs)."""
-
-    accuracy: float
-    flip_rate: float
-    label_mass: float
-    by_task: dict[str, tuple[int, int]]
-
-
-def label_report(pairs: Sequence[DemoPair], readings: Sequence[OrderReadings]) -> LabelReport:
-    by_task: dict[str, tuple[int, int]] = {}
-    for pair, reading in zip(pairs, readings, strict=True):
-        correct, total = by_task.get(pair.task, (0, 0))
-        by_task[pair.task] = (correct + reading.correct, total + 1)
-    n = len(pairs)
-    return LabelReport(
-        sum(r.correct for r in readings) / n,
-        sum(r.flipped for r in readings) / n,
-        math.fsum(r.label_mass for r in readings) / n,
-        by_task,
-    )
 
 
 def length_baseline(train: Sequence[DemoPair], test: Sequence[DemoPair]) -> float:

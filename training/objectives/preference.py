@@ -14,40 +14,13 @@ full-vocabulary term, -log(p(A) + p(B)), does.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
 
-@dataclass(frozen=True, slots=True)
-class PreferenceLoss:
-    """Means over the batch, all scalars: the loss to minimise, and what it is made of (detached)."""
-
-    loss: Tensor
-    ranking: Tensor
-    label_mass: Tensor
-    accuracy: Tensor
-
-
-def preference_loss(
-    logits: Tensor, label_ids: Tensor, label: Tensor, *, smoothing: float, label_mass_weight: float
-) -> PreferenceLoss:
-    """Loss of one next-token distribution per row.
-
-    ``logits`` [rows, vocabulary], ``label_ids`` [2] (ids of A and B), ``label`` [rows] (0 = A is better, 1 = B is).
-    """
-    logits = logits.float()
-    pair = logits[:, label_ids]
-    margin = right_margin(pair, label)
-    ranking = smoothed_ranking_loss(margin, smoothing).mean()
-    log_mass = log_label_mass(logits, label_ids)
-    loss = ranking - label_mass_weight * log_mass.mean()
-    return PreferenceLoss(loss, ranking.detach(), log_mass.detach().exp().mean(), (margin.detach() > 0).float().mean())
-
-
 def right_margin(pair: Tensor, label: Tensor) -> Tensor:
-    """D [rows]: logit of the right label minus the other's, from ``pair`` [rows, 2] and ``label`` [rows]."""
+    """D [rows]: logit of the right label minus the other's. ``pair`` [rows, 2]; ``label`` [rows], 0 for A, 1 for B."""
     right = pair.gather(1, label[:, None]).squeeze(1)
     return 2 * right - pair.sum(-1)
 

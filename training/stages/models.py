@@ -22,6 +22,9 @@ from service.manifest import Manifest
 from training.configs import LoraSection, ModelSection, PrecisionSection, ScratchSection
 from training.data.pairs import DataError
 
+_WHERE_LOADED = ("is_local", "local_files_only")
+"""What the library keeps of the way a tokenizer was loaded, and would write into every checkpoint it is saved with."""
+
 
 def load_tokenizer(section: ModelSection) -> PreTrainedTokenizerBase:
     """The recipe's tokenizer, with a padding token. Raises `DataError`."""
@@ -32,6 +35,8 @@ def load_tokenizer(section: ModelSection) -> PreTrainedTokenizerBase:
         raise DataError(f"Cannot load a tokenizer from {name}; check the path ({_reason(error)}).") from error
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
+    for name in _WHERE_LOADED:
+        tokenizer.init_kwargs.pop(name, None)
     return tokenizer
 
 

@@ -10,8 +10,10 @@ import torch
 from safetensors import safe_open
 from transformers import AutoTokenizer, Qwen3Config, Qwen3ForCausalLM
 
-from tests.support.tiny_training import SHAPE, TOKENIZER
+from tests.support.tiny_training import SCRATCH, SHAPE, TOKENIZER
+from training.configs import ModelSection
 from training.stages.export import save_model
+from training.stages.models import load_tokenizer
 from training.stages.saving import whole_directory
 
 
@@ -33,6 +35,14 @@ def test_a_checkpoint_says_what_it_holds(tmp_path: Path, dtype: str, tied: bool)
     again = Qwen3ForCausalLM.from_pretrained(directory, dtype="auto")
     for name, value in model.state_dict().items():
         assert torch.equal(again.state_dict()[name], value.to(getattr(torch, dtype)))
+
+
+def test_a_saved_tokenizer_does_not_say_where_it_was_loaded_from(tmp_path: Path) -> None:
+    tokenizer = load_tokenizer(ModelSection.model_validate(SCRATCH))
+    tokenizer.save_pretrained(tmp_path)
+    saved, source = (json.loads((path / "tokenizer_config.json").read_text()) for path in (tmp_path, Path(TOKENIZER)))
+    assert saved == source
+    assert not {"is_local", "local_files_only"} & saved.keys()
 
 
 def test_whoever_may_read_the_directory_may_read_its_files(tmp_path: Path) -> None:
