@@ -13,6 +13,7 @@ from importlib import import_module
 
 from service.errors import ServiceError
 from training.data.pairs import DataError
+from training.stages.errors import TrainingDiverged
 from training.stages.saving import SaveError
 
 COMMANDS = (
@@ -21,6 +22,9 @@ COMMANDS = (
     "finetune",
     "adapt",
     "reward",
+    "reason",
+    "prove",
+    "distill",
     "curves",
     "demo_data",
     "recipe",
@@ -43,7 +47,7 @@ def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     try:
         modules[args.command].run(args)
-    except (DataError, SaveError, ServiceError) as error:
+    except (DataError, SaveError, ServiceError, TrainingDiverged) as error:
         sys.exit(f"error: {error}")
 
 

@@ -1,16 +1,15 @@
 """Typed recipes: one TOML file per run, read without torch. Unknown keys are errors, so no typo trains silently.
 
-``stage`` says which of the four a file is: `PretrainRecipe`, `FinetuneRecipe`, `AdaptRecipe`, `RewardRecipe`. What a
-file leaves out has the default below; what the stages share is in `StageRecipe`.
+``stage`` says which kind a file is: GRAM's four here, those of judges that write in `writing_configs`. What a file
+leaves out has the default below; what the stages share is in `StageRecipe`. `recipe_files.load_recipe` reads one.
 """
 
 from __future__ import annotations
 
-import tomllib
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from training.data.pairs import DataError
 
@@ -297,20 +296,3 @@ class RewardRecipe(StageRecipe):
 
     stage: Literal["reward"]
     objective: BradleyTerryObjective = BradleyTerryObjective()
-
-
-Recipe = Annotated[PretrainRecipe | FinetuneRecipe | AdaptRecipe | RewardRecipe, Field(discriminator="stage")]
-_RECIPE: TypeAdapter[PretrainRecipe | FinetuneRecipe | AdaptRecipe | RewardRecipe] = TypeAdapter(Recipe)
-
-
-def load_recipe(path: Path) -> PretrainRecipe | FinetuneRecipe | AdaptRecipe | RewardRecipe:
-    """Read and check a recipe file. Raises `DataError` naming the file and every wrong key."""
-    try:
-        return _RECIPE.validate_python(tomllib.loads(path.read_text(encoding="utf-8")))
-    except FileNotFoundError as error:
-        raise DataError(f"{path} does not exist; name a recipe, such as those of training/recipes/.") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise DataError(f"{path} is not TOML ({error}); correct it.") from error
-    except ValidationError as error:
-        wrong = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'the recipe'}: {e['msg']}" for e in error.errors())
-        raise DataError(f"{path}: {wrong}.") from error

@@ -10,12 +10,12 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from training.architectures import Architecture, architectures
-from training.configs import AdaptRecipe, FinetuneRecipe, ModelSection, PretrainRecipe, RewardRecipe
+from training.configs import ModelSection
 from training.data.pairs import DataError
 from training.estimate import GB, GPUS, Memory, Run, Sharding, disk_bytes, memory, most_rows, time
 from training.presets import Expected, NamedRecipe, toml_text
+from training.recipe_files import AnyRecipe
 
-AnyRecipe = PretrainRecipe | FinetuneRecipe | AdaptRecipe | RewardRecipe
 PRICE = 1.5
 """US dollars for an hour of one GPU, where nobody says otherwise: an assumption, not an offer."""
 
@@ -52,7 +52,7 @@ def plan(recipe: AnyRecipe, shape: Architecture, expected: Expected, machine: Ma
         samples=rows,
         epochs=epochs,
         checkpointing=recipe.model.gradient_checkpointing,
-        logits="chunked" if recipe.stage == "pretrain" else "labels",
+        logits="labels" if recipe.stage in ("finetune", "adapt", "reward") else "chunked",
         utilisation=machine.utilisation,
     )
 

@@ -20,8 +20,9 @@ from typing import Any, Literal, cast, get_args
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from training.architectures import MODELS, Architecture, architectures
-from training.configs import FinetuneRecipe, PretrainRecipe, Recipe
+from training.configs import FinetuneRecipe, PretrainRecipe
 from training.data.pairs import DataError
+from training.recipe_files import Recipe
 
 Stage = Literal["pretrain", "finetune"]
 STAGES: tuple[Stage, ...] = get_args(Stage)

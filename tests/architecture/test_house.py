@@ -22,7 +22,7 @@ from service.app import build_app
 from service.errors import StartupError
 from service.settings import RedisStoreSettings, load_settings
 from tests.support.serving import serving, settings_for
-from training.configs import load_recipe
+from training.recipe_files import load_recipe
 
 ROOT = Path(__file__).resolve().parents[2]
 TORCH_INDEX = "https://download.pytorch.org/whl/cpu"

@@ -132,11 +132,20 @@ ROOMS: dict[str, Room] = {
     # Thin: arguments in, one call; each command imports its own work when it runs.
     "training.commands": Room(("training",)),
     "training.configs": Room(("training.data.pairs",), ("pydantic",)),
+    "training.writing_configs": Room(("training.configs",)),
+    "training.recipe_files": Room(
+        ("training.configs", "training.writing_configs", "training.data.pairs"), ("pydantic",)
+    ),
     "training.architectures": Room((), ("pydantic",)),
     "training.estimate": Room(("training.architectures",)),
-    "training.presets": Room(("training.architectures", "training.configs", "training.data.pairs"), ("pydantic",)),
+    "training.presets": Room(
+        ("training.architectures", "training.configs", "training.data.pairs", "training.recipe_files"), ("pydantic",)
+    ),
     "training.planning": Room(
-        ("training.architectures", "training.configs", "training.data.pairs", "training.estimate", "training.presets"),
+        (
+            *("training.architectures", "training.configs", "training.data.pairs", "training.estimate"),
+            *("training.presets", "training.recipe_files"),
+        ),
         ("pydantic",),
     ),
     "training.planning_picture": Room(("training.estimate",), ("matplotlib",)),

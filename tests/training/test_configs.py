@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from training.configs import AdaptRecipe, BatchSection, FinetuneRecipe, PretrainRecipe, RewardRecipe, load_recipe
+from training.configs import AdaptRecipe, BatchSection, FinetuneRecipe, PretrainRecipe, RewardRecipe
 from training.data.pairs import DataError
+from training.recipe_files import AnyRecipe, load_recipe
 
 FINETUNE = """
 stage = "finetune"
@@ -22,7 +23,7 @@ output = { directory = "out" }
 """
 
 
-def _load(tmp_path: Path, text: str) -> PretrainRecipe | FinetuneRecipe | AdaptRecipe | RewardRecipe:
+def _load(tmp_path: Path, text: str) -> AnyRecipe:
     path = tmp_path / "recipe.toml"
     path.write_text(text, "utf-8")
     return load_recipe(path)

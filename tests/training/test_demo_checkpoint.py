@@ -10,12 +10,13 @@ import pytest
 from service.judging import gram_r2
 from service.manifest import Manifest
 from service.types import Verdict
-from training.configs import FinetuneRecipe, PretrainRecipe, load_recipe
+from training.configs import FinetuneRecipe, PretrainRecipe
 from training.data.demo_files import DemoSizes, as_pair
 from training.data.pairs import Pair
 from training.data.tokenizer import build_tokenizer
 from training.evaluation.demo import heldout_pairs
 from training.evaluation.judges.checkpoint import opened
+from training.recipe_files import load_recipe
 
 ROOT = Path(__file__).parents[2]
 DEMO = ROOT / "service" / "demo"

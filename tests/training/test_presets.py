@@ -15,12 +15,12 @@ import pytest
 from tests.architecture.source import ROOT
 from tests.support.presets import GIVEN, changes_for
 from training.commands import stage_recipe
-from training.configs import load_recipe
 from training.data.pairs import DataError
 from training.estimate import GB, memory, time
 from training.planning import Machine, estimate_lines, plan, recipe_text, shape_of
 from training.planning_picture import draw_memory, table
 from training.presets import merged, names, resolve, toml_text
+from training.recipe_files import load_recipe
 
 OPEN = ("batch.rows", "data.max_tokens", "schedule.kind", "schedule.warmup", "optimizer.weight_decay")
 

@@ -18,8 +18,8 @@ from service.manifest import Manifest
 from tests.support.presets import changes_for
 from tests.support.tiny_training import SHAPE, TOKENIZER, write_data
 from training.architectures import architectures
-from training.configs import Recipe
 from training.presets import Stage, merged, resolve
+from training.recipe_files import Recipe
 from training.stages.finetune import finetune
 from training.stages.pretrain import pretrain
 

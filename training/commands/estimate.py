@@ -29,10 +29,10 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 
 def run(args: argparse.Namespace) -> None:
     from training.architectures import architectures
-    from training.configs import load_recipe
     from training.data.pairs import DataError
     from training.planning import Machine, estimate_lines, plan, shape_of
     from training.presets import Expected, resolve
+    from training.recipe_files import load_recipe
 
     machine = Machine(args.gpu, args.gpus, args.sharding, args.utilisation, args.price)
     if not Path(args.recipe).is_file():

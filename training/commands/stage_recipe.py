@@ -17,8 +17,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def load(args: argparse.Namespace, stage: str) -> Any:
     """The recipe named on the command line. Raises `DataError`, also for a recipe of another stage."""
-    from training.configs import load_recipe
     from training.presets import names, resolve
+    from training.recipe_files import load_recipe
 
     name = args.recipe.as_posix()
     recipe = resolve(name).recipe() if name in names() else load_recipe(args.recipe)

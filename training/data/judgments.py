@@ -3,7 +3,8 @@
     {"pair": {"prompt": "2 + 2?", "response_a": "4", "response_b": "5", "label": "a"}, "order": "ab",
      "text": "<think>...</think>\\n<answer>A</answer>"}
 
-``order`` is the one the text speaks of: "ba" shows B first, as assistant A.
+``order`` is the one the text speaks of: "ba" shows B first, as assistant A. ``family`` says whose grammar the text is
+written in; absent, it is GRAM-R2's.
 """
 
 from __future__ import annotations
@@ -11,21 +12,44 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from service.types import Order
+from service.judging.base import Family, PairwiseFamily
+from service.judging.registry import FAMILIES
+from service.types import Comparison, Order
 from training.data.pairs import DataError, Pair, as_row, pair_of_row, read_objects, write_objects
 
-_FIELDS = frozenset({"pair", "order", "text"})
+_NEEDED = frozenset({"pair", "order", "text"})
+_DEFAULT = "gram_r2"
 
 
 @dataclass(frozen=True, slots=True)
 class WrittenJudgment:
-    """A labelled pair shown in one order, and what was written of it."""
+    """A labelled pair shown in one order, and what was written of it in a judge family's grammar."""
 
     pair: Pair
     order: Order
     text: str
+    family: str = _DEFAULT
+
+    @property
+    def shown(self) -> Comparison:
+        """The pair as the judge is shown it."""
+        return self.pair.comparison if self.order == "ab" else self.pair.comparison.swap()
+
+    @property
+    def letter(self) -> Literal["A", "B"]:
+        """The letter of the better response in this order."""
+        return "A" if (self.pair.label == "a") == (self.order == "ab") else "B"
+
+    def require_verdict(self) -> None:
+        """Raises `DataError` where the family's own parser reads another verdict than the pair's label, or none."""
+        verdict = _writing_family(self.family).parse(self.text).verdict
+        if verdict != self.letter:
+            raise DataError(
+                f"Judgment of pair {self.pair.id}, field text: reads as {verdict}, the pair's label says otherwise; "
+                "leave it out, or correct it."
+            )
 
 
 def read_judgments(path: Path) -> Iterator[WrittenJudgment]:
@@ -36,20 +60,43 @@ def read_judgments(path: Path) -> Iterator[WrittenJudgment]:
 
 def write_judgments(path: Path, judgments: Iterable[WrittenJudgment]) -> int:
     """Write a file that is whole or absent; returns the number of rows."""
-    rows = ({"pair": as_row(one.pair), "order": one.order, "text": one.text} for one in judgments)
-    return write_objects(path, rows)
+    return write_objects(path, map(judgment_row, judgments))
+
+
+def judgment_row(one: WrittenJudgment) -> dict[str, Any]:
+    """The judgment as its JSON object."""
+    row = {"pair": as_row(one.pair), "order": one.order, "text": one.text}
+    return row if one.family == _DEFAULT else {**row, "family": one.family}
 
 
 def _judgment(where: str, data: Mapping[str, Any], default_id: str) -> WrittenJudgment:
-    if data.keys() != _FIELDS:
-        raise DataError(f"{where}: must be a JSON object with the fields {', '.join(sorted(_FIELDS))} and no others.")
+    if data.keys() - {"family"} != _NEEDED:
+        raise DataError(f"{where}: must be a JSON object with the fields {', '.join(sorted(_NEEDED))} and no others.")
     if data["order"] not in ("ab", "ba"):
         raise DataError(f'{where}, field order: must be "ab" or "ba".')
     if not isinstance(data["text"], str) or not data["text"].strip():
         raise DataError(f"{where}, field text: must be a text that is not empty.")
     if not isinstance(data["pair"], dict):
         raise DataError(f"{where}, field pair: not a JSON object; every judgment needs its pair.")
+    family = data.get("family", _DEFAULT)
+    if family not in _writing_families():
+        raise DataError(f"{where}, field family: must be one of {', '.join(_writing_families())}.")
     pair = pair_of_row(f"{where}, field pair", data["pair"], default_id)
     if pair.label is None:
         raise DataError(f"{where}, field pair.label: missing; a judgment decides for one response.")
-    return WrittenJudgment(pair, data["order"], data["text"])
+    return WrittenJudgment(pair, data["order"], data["text"], family)
+
+
+def _writing_families() -> list[str]:
+    return [name for name, templates in FAMILIES.items() if _first(templates).reads == "rationale"]
+
+
+def _writing_family(name: str) -> PairwiseFamily:
+    """The family whose grammar a text is in; its templates share one."""
+    family = _first(FAMILIES[name])
+    assert family.reads == "rationale", "read_judgments lets only families in that write"
+    return family
+
+
+def _first(templates: Mapping[str, Family]) -> Family:
+    return next(iter(templates.values()))

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from itertools import chain
 from pathlib import Path
 from random import Random
-from typing import Literal
+from typing import Literal, TypeVar
 
 from torch.utils.data import Dataset
 
@@ -18,6 +18,7 @@ from training.data.pairs import DataError, Pair, read_pairs
 from training.data.rows import shown_swapped
 from training.stages.examples import Example
 
+T = TypeVar("T")
 Build = Callable[[Pair, bool], Example]
 """A pair, and whether B is shown first."""
 
@@ -66,16 +67,18 @@ class Interleaved(Dataset[Example]):
 
 
 def training_pairs(data: DataSection, seed: int, *, labelled: bool) -> list[Pair]:
-    """All pairs of the recipe's files, or ``data.limit`` of them drawn by the seed.
-
-    The draw is nested: the 1,000 pairs of a seed are among its 3,000. Raises `DataError`.
-    """
+    """All pairs of the recipe's files, or ``data.limit`` of them drawn by the seed. Raises `DataError`."""
     pairs = list(chain.from_iterable(read_pairs(Path(path)) for path in data.train))
     if labelled:
         _require_labels(pairs, data.train)
-    if data.limit is None or data.limit >= len(pairs):
-        return pairs
-    return Random(f"limit/{seed}").sample(pairs, len(pairs))[: data.limit]
+    return drawn(pairs, data.limit, seed)
+
+
+def drawn(items: list[T], limit: int | None, seed: int) -> list[T]:
+    """``limit`` of the items, by the seed; all as they are without one. Nested: a seed's 1,000 are among its 3,000."""
+    if limit is None or limit >= len(items):
+        return items
+    return Random(f"limit/{seed}").sample(items, len(items))[:limit]
 
 
 def evaluation_pairs(data: DataSection, limit: int | None) -> list[Pair]:

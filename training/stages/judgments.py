@@ -38,7 +38,11 @@ class JudgmentDataset(Dataset[Example]):
         self._end = chat.eos_id
         self._helpers = Helpers(chat, gram_r2.FAMILY, objective)
         for item in judgments:
-            _check_verdict(item)
+            if item.family != gram_r2.FAMILY.name:
+                raise DataError(
+                    f"Judgment of pair {item.pair.id}, field family: {item.family}; these are learned by `distill`."
+                )
+            item.require_verdict()
 
     @property
     def longest(self) -> int:
@@ -51,13 +55,12 @@ class JudgmentDataset(Dataset[Example]):
     def __getitem__(self, index: int) -> Example:
         item = self._judgments[index]
         written = (*self._chat.encode_text(item.text), self._end)
-        shown = item.pair.comparison if item.order == "ab" else item.pair.comparison.swap()
         room = self._max_tokens - len(written)
         try:
-            fitted = fit(self._chat, lambda c: self._chat.encode(gram_r2.FAMILY.render(c)), shown, room)
+            fitted = fit(self._chat, lambda c: self._chat.encode(gram_r2.FAMILY.render(c)), item.shown, room)
         except DataError as error:
             raise DataError(f"Judgment of pair {item.pair.id}: {error}") from error
-        reads, spans = self._helpers.of(fitted.comparison, fitted.ids, _label(item))
+        reads, spans = self._helpers.of(fitted.comparison, fitted.ids, "AB".index(item.letter))
         judgment = Span("judgment", len(fitted.ids), len(fitted.ids) + len(written))
         return Example((*fitted.ids, *written), reads, (judgment, *spans), FAMILY)
 
@@ -65,17 +68,3 @@ class JudgmentDataset(Dataset[Example]):
 def judgments_of(files: Sequence[str]) -> list[WrittenJudgment]:
     """All judgments of a recipe's files. Raises `DataError`."""
     return list(chain.from_iterable(read_judgments(Path(path)) for path in files))
-
-
-def _label(item: WrittenJudgment) -> int:
-    """0 when the response shown first is better."""
-    return int((item.pair.label == "a") != (item.order == "ab"))
-
-
-def _check_verdict(item: WrittenJudgment) -> None:
-    verdict = gram_r2.FAMILY.parse(item.text).verdict
-    if verdict != "AB"[_label(item)]:
-        raise DataError(
-            f"Judgment of pair {item.pair.id}, field text: reads as {verdict}, the pair's label says otherwise; "
-            "leave it out, or correct it."
-        )

@@ -5,12 +5,15 @@ micro-batches, all processes - divided by how much there was. So the gradient of
 batch, also when they hold unequal numbers of tokens, and two processes compute what one would. (A mean handed to the
 Trainer as ``compute_loss_func`` is taken for a finished sum and comes out once for every micro-batch.)
 
+**A loss that is no number** ends the run before it reaches the weights.
+
 **Checkpoints** are written beside their place and renamed into it: a full disk leaves the last good one.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import shutil
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping
@@ -23,6 +26,7 @@ from transformers import Trainer
 from transformers.trainer_utils import rotate_checkpoints
 
 from training.configs import StageRecipe
+from training.stages.errors import TrainingDiverged
 from training.stages.examples import Batch
 from training.stages.optimizers import MuonWithAdamW
 from training.stages.saving import failure, flush, part_of, put_in_place
@@ -86,6 +90,19 @@ class StageTrainer(Trainer):
             self.optimizer: torch.optim.Optimizer = MuonWithAdamW(model or self.model, self.recipe.optimizer)
         made: torch.optim.Optimizer = super().create_optimizer(model)
         return made
+
+    def _clip_grad_norm(self, model: nn.Module) -> Any:
+        """The gradient's length before it is cut, which is no number when the loss is none: all processes see the same.
+
+        Raises `TrainingDiverged` before the weights would change.
+        """
+        norm = super()._clip_grad_norm(model)
+        if not math.isfinite(float(norm)):
+            raise TrainingDiverged(
+                f"The gradient of step {self.state.global_step + 1} is {float(norm)}; the weights were not touched. "
+                "Look at that step's rows, lower optimizer.learning_rate, then go on with --resume."
+            )
+        return norm
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Adds the mean of every term since the last log to the training logs."""

@@ -14,7 +14,8 @@ import yaml
 from safetensors.torch import load_file
 
 from tests.support.tiny_training import tables
-from training.configs import FinetuneRecipe, load_recipe
+from training.configs import FinetuneRecipe
+from training.recipe_files import load_recipe
 from training.stages.finetune import finetune
 
 STEPS = 20
