@@ -37,7 +37,7 @@ class Setup(BaseModel):
     shape: Shape = Shape()
     known: tuple[str, ...] = ("complement", "reverse", "rotate")
     new: tuple[str, ...] = ("increment",)
-    labels: tuple[int, ...] = (0, 31, 62, 125, 250, 500, 1_000)
+    labels: tuple[int, ...] = (0, 62, 250, 1_000)
     known_labels: int = 8_000
     length: int = 3
     alpha: float = 0.05
