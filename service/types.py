@@ -113,7 +113,8 @@ class Completion:
 
     ``label_logprobs`` are natural-log probabilities over the whole vocabulary at the first generated position, one for
     each requested label id, in request order (label reads only). ``score`` is a scalar head's raw output (scalar reads
-    only). ``text`` and ``token_ids`` hold generated tokens only, never the prompt.
+    only). ``log_likelihood`` is the natural log of the probability of the prompt's ``scored_tokens`` last tokens, given
+    those before (likelihoods only). ``text`` and ``token_ids`` hold generated tokens only, never the prompt.
     """
 
     finish_reason: Literal["stop", "length"]
@@ -123,6 +124,8 @@ class Completion:
     text: str = ""
     label_logprobs: tuple[float, ...] = ()
     score: float | None = None
+    log_likelihood: float | None = None
+    scored_tokens: int = 0
 
     @property
     def usage(self) -> Usage:

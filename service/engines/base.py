@@ -13,10 +13,19 @@ from typing import Literal, Protocol
 from service.errors import InvalidInput, NotFound, StartupError, TokenLimitExceeded
 from service.types import Completion
 
-Task = Literal["label", "generate", "scalar"]
+Task = Literal["label", "generate", "scalar", "likelihood"]
 
 # vLLM's bound on the token ids whose log-probabilities one request may ask for.
 MAX_LABELS = 128
+
+TASKS_OF: Mapping[Literal["generate", "pooling"], tuple[Task, ...]] = {
+    "generate": ("label", "generate", "likelihood"),
+    "pooling": ("scalar",),
+}
+"""What a model can do that is loaded to write text, or with a sequence-classification head."""
+
+SEEDS = 2**63
+"""Seeds lie in [0, SEEDS): what every engine's generator of random numbers takes."""
 
 # Why vLLM ended a text, where that makes a completion; its other reasons (abort, error, repetition) mean a cut answer.
 FINISHED: Mapping[str | None, Literal["stop", "length"]] = {"stop": "stop", "length": "length"}
@@ -30,11 +39,15 @@ class EngineRequest:
     """One prompt for the engine.
 
     ``label``: one forward pass; the log-probabilities of exactly ``label_ids`` at the next position come back.
-    ``generate``: up to ``max_tokens`` tokens at ``temperature`` (0 = greedy; never seeded), ended by the
-    end-of-sequence token or by one of ``stop``, whose text is kept. ``scalar``: the raw output of a
-    sequence-classification head. ``adapter`` names a LoRA adapter of the engine's model; ``cache_salt`` separates
-    tenants' prefix caches. Requests with the same ``affinity`` share a long prefix: an engine with several copies of
-    the model sends them to one. It says where to compute, not what, so it is no part of a request's identity.
+    ``generate``: up to ``max_tokens`` tokens at ``temperature`` (0 = greedy), ended by the end-of-sequence token or by
+    one of ``stop``, whose text is kept. ``scalar``: the raw output of a sequence-classification head. ``likelihood``:
+    how probable the prompt's own tokens from ``scored_from`` on are, given what stands before them; nothing is written.
+    ``adapter`` names a LoRA adapter of the engine's model; ``cache_salt`` separates tenants' prefix caches. Requests
+    with the same ``affinity`` share a long prefix: an engine with several copies of the model sends them to one. It
+    says where to compute, not what, so it is no part of a request's identity.
+
+    ``seed`` makes a sampled text repeatable, whatever else the engine works on meanwhile. It is for offline work: no
+    route sets it, and an engine that a seeded request could kill refuses it (`InvalidInput`).
     """
 
     prompt_ids: tuple[int, ...]
@@ -46,7 +59,14 @@ class EngineRequest:
     stop: tuple[str, ...] = ()
     adapter: str | None = None
     cache_salt: str | None = None
+    seed: int | None = None
+    scored_from: int = 0
     affinity: bytes | None = field(default=None, compare=False)
+
+    @property
+    def is_seeded(self) -> bool:
+        """Whether the answer is a draw that the seed decides; a greedy text needs none."""
+        return self.seed is not None and self.task == "generate" and self.temperature > 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,15 +172,15 @@ class Engine(Protocol):
 
 
 def prompt_limit(task: Task, max_model_len: int) -> int:
-    """The longest prompt in tokens: reads and generations need room for one more token, scalar heads do not."""
+    """The longest prompt in tokens: all but scalar heads need room for one more token."""
     return max_model_len if task == "scalar" else max_model_len - 1
 
 
 def check_request(request: EngineRequest, info: EngineInfo, tasks: Collection[Task], adapters: Collection[str]) -> None:
     """Refuse what no engine can answer, in the same words everywhere.
 
-    Raises `InvalidInput` (a task this model cannot do, no label ids, an empty prompt), `NotFound` (adapter) and
-    `TokenLimitExceeded` (details ``tokens`` and ``limit``).
+    Raises `InvalidInput` (a task this model cannot do, no label ids, an empty prompt, nothing to score), `NotFound`
+    (adapter) and `TokenLimitExceeded` (details ``tokens`` and ``limit``).
     """
     if request.task not in tasks:
         raise InvalidInput(f"The model cannot do {request.task!r} requests; use a judge of another family.")
@@ -172,6 +192,10 @@ def check_request(request: EngineRequest, info: EngineInfo, tasks: Collection[Ta
         raise InvalidInput(f"A label read needs 1 to {MAX_LABELS} distinct label ids.")
     if request.task == "generate" and request.max_tokens < 1:
         raise InvalidInput("A generation needs max_tokens of at least 1.")
+    if request.task == "likelihood" and not 1 <= request.scored_from < len(request.prompt_ids):
+        raise InvalidInput("A likelihood needs a token before scored_from and one from it on.")
+    if request.seed is not None and not 0 <= request.seed < SEEDS:
+        raise InvalidInput("A seed is a whole number of at most 63 bits.")
     tokens, limit = len(request.prompt_ids), prompt_limit(request.task, info.max_model_len)
     if tokens > limit:
         message = (

@@ -3,7 +3,7 @@
 Trainers repeat themselves: a retry after a lost connection, the same rollout drawn twice, one reference for a thousand
 responses. Requests for the same thing at the same time are asked once and share the answer; later ones get it from a
 bounded memory of the last answers. Only what would be answered the same way again is shared: label reads, scalar reads
-and greedy generations, never sampled texts. A stream is passed through.
+likelihoods and greedy generations, never sampled texts. A stream is passed through.
 
 What is the same is decided by the token ids (template, judge and texts are in them), the labels, the sampling, the
 weight version, the adapter and the tenant's salt; tenants share nothing. A failure, and an answer that is no finite
@@ -169,7 +169,7 @@ def request_key(request: EngineRequest, info: EngineInfo) -> bytes | None:
     and for an adapter nobody knows (the engine refuses it)."""
     if request.temperature > 0 or (request.adapter is not None and request.adapter not in info.adapter_versions):
         return None
-    asked = (request.task, request.label_ids, request.max_tokens, request.top_p, request.stop)
+    asked = (request.task, request.label_ids, request.max_tokens, request.top_p, request.stop, request.scored_from)
     head = repr((info.version_of(request.adapter), request.adapter, request.cache_salt, *asked)).encode()
     ids = array("I", request.prompt_ids).tobytes()
     return hashlib.blake2b(len(head).to_bytes(8, "big") + head + ids, digest_size=32).digest()
@@ -180,8 +180,8 @@ def _as_cached(completion: Completion) -> Completion:
 
 
 def _is_sound(completion: Completion) -> bool:
-    numbers = completion.label_logprobs if completion.score is None else (*completion.label_logprobs, completion.score)
-    return all(map(math.isfinite, numbers))
+    numbers = (*completion.label_logprobs, completion.score, completion.log_likelihood)
+    return all(math.isfinite(number) for number in numbers if number is not None)
 
 
 _ENTRY_BYTES, _ALIGNMENT = 160, 16

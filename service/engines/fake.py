@@ -31,7 +31,7 @@ from service.types import Completion
 
 Fault = Literal["hang", "die", "nan", "abort"]
 Answer = Literal["gram_r2", "rm_r1"]
-TASKS: tuple[Task, ...] = ("label", "generate", "scalar")
+TASKS: tuple[Task, ...] = ("label", "generate", "scalar", "likelihood")
 CACHE_BLOCK = 32
 
 GRAM_R2_ANSWER = """<think>
@@ -194,6 +194,10 @@ class FakeEngine:
         if request.task == "scalar":
             score = self.options.score(request) if self.options.score else 6.0 * _uniform(request, "score") - 3.0
             return Completion("stop", tokens, cached, score=math.nan if fault == "nan" else score)
+        if request.task == "likelihood":
+            total = math.nan if fault == "nan" else math.fsum(_token_logprobs(request)[request.scored_from - 1 :])
+            scored = tokens - request.scored_from
+            return Completion("length", tokens, cached, log_likelihood=total, scored_tokens=scored)
         return self._generation(request, cached)
 
     def _label_logprobs(self, request: EngineRequest, fault: Fault | None) -> tuple[float, ...]:
@@ -216,9 +220,11 @@ class FakeEngine:
         return Completion("length" if cut else "stop", len(request.prompt_ids), cached, ids[:room], text)
 
     def _default_text(self, request: EngineRequest) -> str:
-        """A well-formed judgment; the n-th sample of one prompt may decide otherwise, as votes of a real judge do."""
-        nth = 0
-        if request.temperature > 0:
+        """A well-formed judgment; another seed, or the n-th sample of one prompt, may decide otherwise, as votes do."""
+        nth: int | str = 0
+        if request.is_seeded:
+            nth = f"seed {request.seed}"
+        elif request.temperature > 0:
             nth = self._sampled[request.prompt_ids]
             self._sampled[request.prompt_ids] += 1
         verdict = "A" if _uniform(request, f"verdict {nth}") < 0.5 else "B"
@@ -256,6 +262,16 @@ def _block_keys(request: EngineRequest, ids: tuple[int, ...]) -> Iterator[bytes]
     for start in range(0, len(ids) - CACHE_BLOCK + 1, CACHE_BLOCK):
         key = hashlib.blake2b(key + repr(ids[start : start + CACHE_BLOCK]).encode(), digest_size=16).digest()
         yield key
+
+
+def _token_logprobs(request: EngineRequest) -> list[float]:
+    """Natural-log probabilities of the prompt's second to last tokens, each a function of what stands up to it."""
+    digest = hashlib.blake2b(repr(request.adapter).encode(), digest_size=6)
+    found = []
+    for token in request.prompt_ids:
+        digest.update(token.to_bytes(8, "big"))
+        found.append(math.log(0.05 + 0.9 * int.from_bytes(digest.copy().digest(), "big") / 2**48))
+    return found[1:]
 
 
 def _uniform(request: EngineRequest, purpose: str) -> float:

@@ -12,8 +12,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import json
-import math
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Iterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Iterator
 from contextlib import aclosing, asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, replace
 from typing import Any, Literal, TypeVar, cast
@@ -22,26 +21,23 @@ import httpx
 
 from service.engines.affinity import Router
 from service.engines.base import (
-    FINISHED,
+    TASKS_OF,
     EngineInfo,
     EngineRequest,
     Progress,
     ProgressMeter,
-    Task,
     TextDelta,
     check_request,
     fingerprint_weights,
     room_for,
 )
+from service.engines.remote_wire import ABORTED, read_answer, read_scalar
 from service.errors import EngineDead, InvalidInput, JudgmentFailed, NotFound, Overloaded, ServiceError, StartupError
 from service.types import Completion
 
 T = TypeVar("T")
 
 DEAD = "None of the vLLM servers answers; start one or correct the engine's urls."
-ABORTED = "The server stopped this request before it was done; try it again."
-# The wire's stand-in for minus infinity, and on some routes for NaN; neither is a usable log-probability.
-WIRE_FLOOR = -9999.0
 # Shorter than the servers' own 5 s, so that no request meets a connection that is just being closed.
 KEEPALIVE_S = 2.0
 # Sampling defaults of the served checkpoint must not leak into judgments, so each is set to "off".
@@ -54,7 +50,8 @@ class RemoteOptions:
 
     ``model`` is the local directory of the same checkpoint, for its name and weight version; ``served_model`` the name
     the servers use (None: their only base model). LoRA adapters are those the servers list. ``read_timeout_s`` bounds
-    one answer; callers' own deadlines usually come first.
+    one answer; callers' own deadlines usually come first. ``seeds`` sends a request's seed on instead of refusing it:
+    for servers on GPUs, or started without chunked prefill (a server on a CPU with it dies of a seeded request).
     """
 
     urls: tuple[str, ...]
@@ -67,6 +64,7 @@ class RemoteOptions:
     read_timeout_s: float = 600.0
     check_interval_s: float = 2.0
     max_connections: int = 512
+    seeds: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +101,7 @@ class RemoteEngine:
 
     def __init__(self, options: RemoteOptions) -> None:
         self.options = options
-        self._tasks: tuple[Task, ...] = ("scalar",) if options.runner == "pooling" else ("label", "generate")
+        self._tasks = TASKS_OF[options.runner]
         self._meter = ProgressMeter()
         self._replicas: list[_Replica] = []
         self._turn = itertools.count()
@@ -188,21 +186,25 @@ class RemoteEngine:
         if self._closed or not any(replica.up for replica in self._replicas):
             raise EngineDead(DEAD)
 
-    async def complete(self, request: EngineRequest) -> Completion:
+    async def _admit(self, request: EngineRequest) -> None:
         await self.check()
         check_request(request, self.info, self._tasks, self.info.adapter_versions)
+        if request.is_seeded and not self.options.seeds:
+            raise InvalidInput("A seeded request can kill a vLLM server on a CPU; allow seeds where it cannot.")
+
+    async def complete(self, request: EngineRequest) -> Completion:
+        await self._admit(request)
         with self._meter.request():
             for replica in self._in_turn(request.affinity):
                 with suppress(_LostError), replica.request():
                     answer = await self._call(self._post(replica, request))
                     self._meter.moved()
-                    return _read_scalar(request, answer) if request.task == "scalar" else _read(request, answer)
+                    return read_scalar(request, answer) if request.task == "scalar" else read_answer(request, answer)
         raise EngineDead(DEAD)
 
     async def stream(self, request: EngineRequest) -> AsyncIterator[TextDelta | Completion]:
         """A replica lost in mid-text is an error: another one may go on differently."""
-        await self.check()
-        check_request(request, self.info, self._tasks, self.info.adapter_versions)
+        await self._admit(request)
         with self._meter.request():
             for replica in self._in_turn(request.affinity):
                 text, ids, last = "", list[int](), None
@@ -220,7 +222,7 @@ class RemoteEngine:
                         if last is not None:
                             raise JudgmentFailed(ABORTED) from error
                         continue
-                yield replace(_read(request, last or {"choices": []}), text=text, token_ids=tuple(ids))
+                yield replace(read_answer(request, last or {"choices": []}), text=text, token_ids=tuple(ids))
                 return
         raise EngineDead(DEAD)
 
@@ -332,7 +334,10 @@ class RemoteEngine:
             # ``logprobs`` must be set for label ids to be allowed; the server then asks its engine for the labels only.
             read = {"logprobs": 1, "logprob_token_ids": list(request.label_ids), "return_tokens_as_token_ids": True}
             return "/v1/completions", common | {"max_tokens": 1, "temperature": 0.0} | read
-        return "/v1/completions", common | {
+        if request.task == "likelihood":
+            return "/v1/completions", common | {"max_tokens": 1, "temperature": 0.0, "prompt_logprobs": 0}
+        seed = {"seed": request.seed} if request.is_seeded else {}
+        return "/v1/completions", common | seed | {
             "max_tokens": room_for(request, self.info),
             "temperature": request.temperature,
             "top_p": request.top_p,
@@ -355,31 +360,3 @@ def _parse_models(response: httpx.Response, options: RemoteOptions) -> _Served:
         raise StartupError(f"{response.url} lists {len(bases)} fitting models; name one of them as served_model.")
     name, limit = bases[0]
     return _Served(name, limit, frozenset(name for name, parent, _ in cards if parent))
-
-
-def _read(request: EngineRequest, answer: Mapping[str, Any]) -> Completion:
-    choice = answer["choices"][0] if answer["choices"] else {}
-    reason = choice.get("finish_reason")
-    if reason not in FINISHED:
-        raise JudgmentFailed(ABORTED)
-    cached = ((answer.get("usage") or {}).get("prompt_tokens_details") or {}).get("cached_tokens") or 0
-    done = Completion(FINISHED[reason], len(request.prompt_ids), cached)
-    if request.task == "generate":
-        return replace(done, token_ids=tuple(choice.get("token_ids") or ()), text=choice["text"])
-    row = choice["logprobs"]["top_logprobs"][0]
-    try:
-        values = [row[f"token_id:{label}"] for label in request.label_ids]
-    except KeyError as error:
-        raise JudgmentFailed("The vLLM server left out a label's probability; it needs vLLM 0.32.") from error
-    return replace(done, finish_reason="length", label_logprobs=tuple(_from_wire(value) for value in values))
-
-
-def _from_wire(value: float | None) -> float:
-    return math.nan if value is None or value <= WIRE_FLOOR else value
-
-
-def _read_scalar(request: EngineRequest, answer: Mapping[str, Any]) -> Completion:
-    values = answer["data"][0]["probs"]  # raw outputs, since the activation is off
-    if len(values) != 1:
-        raise JudgmentFailed("The served model has several outputs; a scalar judge needs a head with one.")
-    return Completion("stop", len(request.prompt_ids), score=math.nan if values[0] is None else values[0])

@@ -2,14 +2,16 @@
 
 It runs where vLLM cannot, and shares no code with it below the weights. Generation is an own loop of forward passes
 because the library's `generate` mixes in sampling defaults of the checkpoint, which vLLM requests do not use either.
+Offline work may write several texts together (``rows``): see `service.engines.transformers_rows`.
 """
 
 from __future__ import annotations
 
 import asyncio
+import queue
 import threading
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -24,17 +26,18 @@ from transformers import (
 )
 
 from service.engines.base import (
+    TASKS_OF,
     EngineInfo,
     EngineRequest,
     Progress,
     ProgressMeter,
-    Task,
     TextDelta,
     check_request,
     fingerprint_weights,
     require_model,
     room_for,
 )
+from service.engines.transformers_rows import enable, step
 from service.errors import EngineDead, JudgmentFailed, StartupError
 from service.types import Completion
 
@@ -46,7 +49,8 @@ Emit = Callable[[str], None]
 class TransformersOptions:
     """``model`` is a directory or a hub id; ``adapters`` maps names to LoRA directories (needs the peft package).
 
-    ``runner`` "pooling" loads a sequence-classification head with one output (scalar judges).
+    ``runner`` "pooling" loads a sequence-classification head with one output (scalar judges). ``rows`` texts are
+    written together; another number may change the last bits of a text's probabilities.
     """
 
     model: str
@@ -55,20 +59,42 @@ class TransformersOptions:
     max_model_len: int | None = None
     adapters: Mapping[str, str] = field(default_factory=dict)
     runner: Literal["generate", "pooling"] = "generate"
+    rows: int = 1
     weight_version: str | None = None
 
 
-class _StoppedError(Exception):
-    """Inside the worker thread: the caller left or the engine closed."""
+@dataclass(slots=True, eq=False)
+class _Work:
+    """A request on its way through the worker thread."""
+
+    request: EngineRequest
+    emit: Emit | None
+    answer: Future[Completion] = field(default_factory=Future)
+    left: threading.Event = field(default_factory=threading.Event)
+
+
+@dataclass(slots=True, eq=False)
+class _Row:
+    """A text being written: its cache holds the prompt and all of ``ids`` but the last."""
+
+    work: _Work
+    cache: Any
+    draw: Any
+    ids: list[int] = field(default_factory=list)
+    sent: str = ""
 
 
 class TransformersEngine:
-    """See the module. All model work happens in one worker thread, so requests are answered in order of arrival."""
+    """See the module. All model work happens in one thread, which takes requests in order of arrival."""
 
     def __init__(self, options: TransformersOptions) -> None:
         self.options = options
-        self._tasks: tuple[Task, ...] = ("scalar",) if options.runner == "pooling" else ("label", "generate")
-        self._worker = ThreadPoolExecutor(1, "transformers-engine")
+        self._tasks = TASKS_OF[options.runner]
+        self._waiting: queue.SimpleQueue[_Work | None] = queue.SimpleQueue()
+        self._next: _Work | None = None
+        self._rows: list[_Row] = []
+        self._adapter: str | None = None
+        self._thread: threading.Thread | None = None
         self._meter = ProgressMeter()
         self._model: Any = None
         self._tokenizer: Any = None
@@ -89,7 +115,7 @@ class TransformersEngine:
     async def start(self) -> None:
         require_model(self.options.model)
         try:
-            self._info = await asyncio.get_running_loop().run_in_executor(self._worker, self._load)
+            self._info = await asyncio.to_thread(self._load)
         except StartupError:
             raise
         except Exception as error:
@@ -97,6 +123,8 @@ class TransformersEngine:
             raise StartupError(
                 f"Could not load {self.options.model}; correct the model or the engine settings ({reason})."
             ) from error
+        self._thread = threading.Thread(target=self._serve, name="transformers-engine", daemon=True)
+        self._thread.start()
 
     def _load(self) -> EngineInfo:
         o = self.options
@@ -109,6 +137,10 @@ class TransformersEngine:
             raise StartupError(f"{o.model} has several outputs; a scalar judge needs a head with one.")
         for name, adapter in o.adapters.items():
             model.load_adapter(adapter, adapter_name=name)
+        if o.adapters:
+            model.disable_adapters()
+        if o.rows > 1:
+            enable(model)
         self._model = model.to(device).eval()
         self._tokenizer = AutoTokenizer.from_pretrained(o.model, trust_remote_code=False)
         self._eos = _end_ids(model, self._tokenizer)
@@ -146,42 +178,102 @@ class TransformersEngine:
 
     async def close(self) -> None:
         self._closed = True
-        await asyncio.to_thread(self._worker.shutdown)
+        if self._thread is not None:
+            self._waiting.put(None)
+            await asyncio.to_thread(self._thread.join)
         self._model = None
 
     async def _run(self, request: EngineRequest, emit: Emit | None) -> Completion:
         await self.check()
         check_request(request, self.info, self._tasks, self.options.adapters)
-        left = threading.Event()
+        work = _Work(request, emit)
         with self._meter.request():
+            self._waiting.put(work)
             try:
-                return await asyncio.get_running_loop().run_in_executor(self._worker, self._answer, request, left, emit)
+                return await asyncio.wrap_future(work.answer)
             except asyncio.CancelledError:
-                left.set()
+                work.left.set()
                 raise
-            except _StoppedError as error:
-                raise EngineDead(DEAD) from error
+            except EngineDead:
+                raise
             except Exception as error:
                 raise JudgmentFailed("The engine failed on this request; its log says why.") from error
 
-    def _answer(self, request: EngineRequest, left: threading.Event, emit: Emit | None) -> Completion:
-        """In the worker thread."""
-        self._go_on(left)
-        if self.options.adapters:
-            if request.adapter is None:
-                self._model.disable_adapters()
-            else:
-                self._model.enable_adapters()
-                self._model.set_adapter(request.adapter)
+    def _serve(self) -> None:
+        """The worker thread: begin what waits, write one token of every text, and again."""
         with torch.inference_mode():
+            while not self._closed:
+                while len(self._rows) < self.options.rows and (work := self._take()) is not None:
+                    self._begin(work)
+                if self._rows:
+                    self._write_on()
+        for row in self._rows:
+            row.work.answer.set_exception(EngineDead(DEAD))
+        self._rows = []
+        while (left := self._take()) is not None:
+            left.answer.set_exception(EngineDead(DEAD))
+
+    def _take(self) -> _Work | None:
+        """The next request that can be begun now; waits for one while no text is being written."""
+        while self._next is None:
+            try:
+                work = self._waiting.get(block=not self._rows and not self._closed)
+            except queue.Empty:
+                return None
+            if work is None:
+                return None
+            if work.answer.set_running_or_notify_cancel():
+                self._next = work
+        if self._rows and self._next.request.adapter != self._adapter:
+            return None  # texts that are written together are of one adapter
+        work, self._next = self._next, None
+        return work
+
+    def _begin(self, work: _Work) -> None:
+        """Answer a read; read a text's prompt and write its first token."""
+        request = work.request
+        try:
+            self._use(request.adapter)
             if request.task == "generate":
-                return self._generate(request, left, emit)
-            logits = self._logits(request.prompt_ids, None)[0]
-        self._meter.moved()
+                logits, cache = self._logits(request.prompt_ids, None)
+                self._rows.append(_Row(work, cache, _generator(request, logits.device)))
+                self._add(self._rows[-1], logits)
+            else:
+                work.answer.set_result(self._read(request))
+                self._meter.moved()
+        except Exception as error:
+            self._rows = [row for row in self._rows if row.work is not work]
+            work.answer.set_exception(error)
+
+    def _use(self, adapter: str | None) -> None:
+        if adapter == self._adapter:
+            return
+        if adapter is None:
+            self._model.disable_adapters()
+        else:
+            self._model.enable_adapters()
+            self._model.set_adapter(adapter)
+        self._adapter = adapter
+
+    def _read(self, request: EngineRequest) -> Completion:
+        tokens = len(request.prompt_ids)
+        if request.task == "likelihood":
+            total = self._log_likelihood(request)
+            return Completion("length", tokens, log_likelihood=total, scored_tokens=tokens - request.scored_from)
+        logits = self._logits(request.prompt_ids, None)[0]
         if request.task == "scalar":
-            return Completion("stop", len(request.prompt_ids), score=logits.item())
+            return Completion("stop", tokens, score=logits.item())
         logprobs = torch.log_softmax(logits, dim=-1)[list(request.label_ids)]
-        return Completion("length", len(request.prompt_ids), label_logprobs=tuple(logprobs.tolist()))
+        return Completion("length", tokens, label_logprobs=tuple(logprobs.tolist()))
+
+    def _log_likelihood(self, request: EngineRequest) -> float:
+        """Sum of the log-probabilities (nats) of the tokens from ``scored_from`` on."""
+        inputs = torch.tensor([request.prompt_ids], device=self._model.device)
+        scored = inputs[0, request.scored_from :]
+        # The rows before the scored tokens predict them; the last token predicts what nobody asked for.
+        result = self._model(input_ids=inputs, use_cache=False, logits_to_keep=len(scored) + 1)
+        logprobs = torch.log_softmax(result.logits[0, :-1].float(), dim=-1)
+        return float(logprobs.gather(1, scored[:, None]).double().sum())
 
     def _logits(self, ids: Sequence[int], past: Any) -> tuple[Any, Any]:
         """The model's output after the last of ``ids`` in float32, [vocab] or [1], and the cache for the next token."""
@@ -191,29 +283,46 @@ class TransformersEngine:
         result = self._model(input_ids=inputs, past_key_values=past, use_cache=True, logits_to_keep=1)
         return result.logits[0, -1].float(), result.past_key_values
 
-    def _generate(self, request: EngineRequest, left: threading.Event, emit: Emit | None) -> Completion:
-        ids, text, past = list[int](), "", None
-        step: Sequence[int] = request.prompt_ids
-        reason: Literal["stop", "length"] = "length"
-        while reason == "length" and len(ids) < room_for(request, self.info):
-            self._go_on(left)
-            logits, past = self._logits(step, past)
-            ids.append(_choose(logits, request))
-            step = ids[-1:]
-            self._meter.moved()
-            written, found = _cut_at_stop(self._tokenizer.decode(ids, skip_special_tokens=True), request.stop)
-            if found or ids[-1] in self._eos:
-                reason = "stop"
-            # A character of several tokens shows as U+FFFD until its last one.
-            if emit is not None and not (written.endswith("\ufffd") and reason == "length"):
-                text = _emit_rest(text, written, emit)
-        if emit is not None:
-            _emit_rest(text, written, emit)
-        return Completion(reason, len(request.prompt_ids), 0, tuple(ids), written)
+    def _write_on(self) -> None:
+        """One more token of every text that somebody still waits for."""
+        self._rows = [row for row in self._rows if not row.work.left.is_set()]
+        rows = list(self._rows)
+        try:
+            for row, logits in zip(rows, self._next_logits(rows), strict=True):
+                self._add(row, logits)
+        except Exception as error:
+            for row in self._rows:
+                row.work.answer.set_exception(error)
+            self._rows = []
 
-    def _go_on(self, left: threading.Event) -> None:
-        if self._closed or left.is_set():
-            raise _StoppedError
+    def _next_logits(self, rows: Sequence[_Row]) -> Sequence[Any]:
+        if self.options.rows == 1:
+            return [self._logits(row.ids[-1:], row.cache)[0] for row in rows]
+        if not rows:
+            return []
+        positions = [len(row.work.request.prompt_ids) + len(row.ids) - 1 for row in rows]
+        caches = [row.cache for row in rows]
+        found: Sequence[Any] = step(self._model, [row.ids[-1] for row in rows], positions, caches, self.options.rows)
+        return found
+
+    def _add(self, row: _Row, logits: Any) -> None:
+        """Choose the row's next token, tell what it adds to the text, and see whether that was the last."""
+        request, emit = row.work.request, row.work.emit
+        row.ids.append(_choose(logits, request, row.draw))
+        self._meter.moved()
+        ended = row.ids[-1] in self._eos
+        full = len(row.ids) >= room_for(request, self.info)
+        if emit is None and not request.stop and not (ended or full):
+            return  # nobody needs the text yet
+        written, found = _cut_at_stop(self._tokenizer.decode(row.ids, skip_special_tokens=True), request.stop)
+        done = ended or full or found
+        # A character of several tokens shows as U+FFFD until its last one.
+        if emit is not None and (done or not written.endswith("\ufffd")):
+            row.sent = _emit_rest(row.sent, written, emit)
+        if done:
+            self._rows.remove(row)
+            reason: Literal["stop", "length"] = "stop" if ended or found else "length"
+            row.work.answer.set_result(Completion(reason, len(request.prompt_ids), 0, tuple(row.ids), written))
 
 
 def _emit_rest(sent: str, written: str, emit: Emit) -> str:
@@ -229,13 +338,20 @@ def _cut_at_stop(text: str, stops: tuple[str, ...]) -> tuple[str, bool]:
     return (text[: min(ends)], True) if ends else (text, False)
 
 
-def _choose(logits: Any, request: EngineRequest) -> int:
+def _generator(request: EngineRequest, device: Any) -> Any:
+    """A source of random numbers of the request's own, so that nobody else's draws move it; None: the common one."""
+    if not request.is_seeded:
+        return None
+    return torch.Generator(device).manual_seed(request.seed)
+
+
+def _choose(logits: Any, request: EngineRequest, draw: Any) -> int:
     """The next token: the likeliest, or a draw from the tempered nucleus."""
     if request.temperature == 0:
         return int(logits.argmax())
     warpers = LogitsProcessorList([TemperatureLogitsWarper(request.temperature), TopPLogitsWarper(request.top_p)])
     probabilities = torch.softmax(warpers(torch.empty(0), logits[None])[0], dim=-1)
-    return int(torch.multinomial(probabilities, 1))
+    return int(torch.multinomial(probabilities, 1, generator=draw))
 
 
 def _end_ids(model: Any, tokenizer: Any) -> frozenset[int]:

@@ -2,8 +2,9 @@
 
 Measured facts behind the choices (vLLM 0.32): a label read is a one-token greedy generation with ``logprob_token_ids``,
 which returns the full-vocabulary log-probabilities of exactly the labels; ``logprobs=k`` never shares an engine with
-it, because the top-k rows come back as -inf. No request carries a seed: a seeded request whose prefill is split kills
-the engine on CPU. Batch limits are explicit because an embedded engine otherwise falls to server-unfriendly defaults.
+it, because the top-k rows come back as -inf. A seeded request whose prefill is split kills the engine on CPU, so seeds
+are refused there unless prefills are never split. Batch limits are explicit because an embedded engine otherwise falls
+to server-unfriendly defaults.
 """
 
 from __future__ import annotations
@@ -12,17 +13,17 @@ import asyncio
 import gc
 import itertools
 import json
+import math
 import os
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping
 from contextlib import aclosing, contextmanager, suppress
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args
 
 import psutil
 from prometheus_client import CollectorRegistry
-from vllm import PoolingParams, SamplingParams
+from vllm import SamplingParams
 from vllm.config.lora import MaxLoRARanks
 from vllm.engine.arg_utils import AsyncEngineArgs
 from vllm.exceptions import GracefulHTTPError, VLLMClientError, VLLMError
@@ -30,18 +31,17 @@ from vllm.inputs import TokensInput, tokens_input
 from vllm.lora.request import LoRARequest
 from vllm.outputs import RequestOutput
 from vllm.platforms import current_platform
-from vllm.sampling_params import RequestOutputKind
 from vllm.v1.engine.async_llm import AsyncLLM
 from vllm.v1.engine.exceptions import EngineDeadError
 
 from service.engines.affinity import Ranks
 from service.engines.base import (
     FINISHED,
+    TASKS_OF,
     EngineInfo,
     EngineRequest,
     Progress,
     ProgressMeter,
-    Task,
     TextDelta,
     check_request,
     fingerprint_weights,
@@ -49,6 +49,7 @@ from service.engines.base import (
 )
 from service.engines.cpu import choose_cpu_plan, environment, read_cpu
 from service.engines.vllm_metrics import EngineMetrics
+from service.engines.vllm_sampling import SCALAR_PARAMS, generation_params, params_of
 from service.errors import EngineDead, InvalidInput, JudgmentFailed, Overloaded, ServiceError, StartupError
 from service.types import Completion
 
@@ -69,7 +70,9 @@ class VllmOptions:
     """How to run a model. None means the measured default for the device.
 
     ``model`` is a directory or a hub id; ``adapters`` maps adapter names to LoRA directories. ``runner`` "pooling"
-    serves a sequence-classification head (scalar judges). ``extra`` goes to vLLM's engine arguments as it is.
+    serves a sequence-classification head (scalar judges). ``chunked_prefill`` off never splits a prompt over steps, so
+    that a CPU engine takes seeds; then a step must hold the longest prompt. ``extra`` goes to vLLM's engine arguments
+    as it is.
     """
 
     model: str
@@ -87,6 +90,7 @@ class VllmOptions:
     adapters: Mapping[str, str] = field(default_factory=dict)
     runner: Literal["generate", "pooling"] = "generate"
     shutdown_timeout_s: int = 30
+    chunked_prefill: bool = True
     weight_version: str | None = None
     extra: Mapping[str, Any] = field(default_factory=dict)
 
@@ -114,6 +118,8 @@ def engine_arguments(options: VllmOptions) -> dict[str, Any]:
         arguments |= _cpu_arguments(options)
     if options.adapters:
         arguments |= _adapter_arguments(options.adapters)
+    if not options.chunked_prefill:
+        arguments["enable_chunked_prefill"] = False
     return arguments | dict(options.extra)
 
 
@@ -151,7 +157,7 @@ class VllmEngine:
     def __init__(self, options: VllmOptions, registry: CollectorRegistry | None = None) -> None:
         self.options = options
         self._metrics = EngineMetrics(registry) if registry is not None else None
-        self._tasks: tuple[Task, ...] = ("scalar",) if options.runner == "pooling" else ("label", "generate")
+        self._tasks = TASKS_OF[options.runner]
         self._loras = {name: LoRARequest(name, i, path) for i, (name, path) in enumerate(options.adapters.items(), 1)}
         self._llm: AsyncLLM | None = None
         self._info: EngineInfo | None = None
@@ -196,7 +202,8 @@ class VllmEngine:
 
     async def _warm_up(self) -> None:
         for task in self._tasks:
-            await self.complete(EngineRequest((0, 1), task, label_ids=(0, 1), max_tokens=2, temperature=1.0))
+            warm = EngineRequest((0, 1), task, label_ids=(0, 1), max_tokens=2, temperature=1.0, scored_from=1)
+            await self.complete(warm)
 
     def _build(self) -> AsyncLLM:
         # A fork of a process with threads can deadlock. Usage statistics stay at home.
@@ -223,21 +230,26 @@ class VllmEngine:
             raise EngineDead(DEAD)
         return self._llm
 
-    async def complete(self, request: EngineRequest) -> Completion:
+    def _admit(self, request: EngineRequest) -> AsyncLLM:
+        """The engine, for a request that cannot harm it."""
         llm = self._running()
         check_request(request, self.info, self._tasks, self._loras)
+        if request.is_seeded and self.options.chunked_prefill and current_platform.is_cpu():
+            raise InvalidInput("A seeded request can kill this engine; start it with chunked_prefill off.")
+        return llm
+
+    async def complete(self, request: EngineRequest) -> Completion:
+        llm = self._admit(request)
         with self._meter.request(), self._translated(), self._ranks.choose(request.affinity) as rank:
             if request.task == "scalar":
                 return await self._scalar(llm, request)
-            params = _label_params(request.label_ids) if request.task == "label" else _generation_params(request, False)
-            final = await _last(self._generate(llm, request, params, rank))
+            final = await _last(self._generate(llm, request, params_of(request), rank))
             self._meter.moved()
             return self._completion(request, final)
 
     async def stream(self, request: EngineRequest) -> AsyncIterator[TextDelta | Completion]:
-        llm = self._running()
-        check_request(request, self.info, self._tasks, self._loras)
-        params, ids, text = _generation_params(request, True), list[int](), ""
+        llm = self._admit(request)
+        params, ids, text = generation_params(request, streaming=True), list[int](), ""
         with self._meter.request(), self._translated(), self._ranks.choose(request.affinity) as rank:
             async with aclosing(self._generate(llm, request, params, rank)) as outputs:
                 async for output in outputs:
@@ -304,6 +316,8 @@ class VllmEngine:
             raise self._aborted()
         if request.task == "generate":
             return Completion(FINISHED[reason], len(request.prompt_ids), cached, tuple(answer.token_ids), answer.text)
+        if request.task == "likelihood":
+            return Completion("length", len(request.prompt_ids), cached, **_likelihood(request, output))
         assert answer.logprobs is not None
         row = answer.logprobs[0]
         logprobs = tuple(row[label].logprob for label in request.label_ids)
@@ -330,31 +344,12 @@ def _workers_of(llm: AsyncLLM) -> list[psutil.Process]:
     return [worker for core in cores for worker in psutil.Process(core.pid).children(recursive=True)]
 
 
-SCALAR_PARAMS = PoolingParams(task="classify", use_activation=False)
-
-
-@lru_cache(maxsize=256)
-def _label_params(label_ids: tuple[int, ...]) -> SamplingParams:
-    """Built once per label set: building and deep-copying parameters costs more than sending them."""
-    return SamplingParams(
-        max_tokens=1,
-        temperature=0.0,
-        logprob_token_ids=list(label_ids),
-        detokenize=False,
-        output_kind=RequestOutputKind.FINAL_ONLY,
-        skip_clone=True,
-    )
-
-
-def _generation_params(request: EngineRequest, streaming: bool) -> SamplingParams:
-    return SamplingParams(
-        max_tokens=request.max_tokens,
-        temperature=request.temperature,
-        top_p=request.top_p,
-        stop=list(request.stop),
-        include_stop_str_in_output=True,
-        output_kind=RequestOutputKind.DELTA if streaming else RequestOutputKind.FINAL_ONLY,
-    )
+def _likelihood(request: EngineRequest, output: RequestOutput) -> dict[str, Any]:
+    """Sum over the prompt's tokens from ``scored_from`` on."""
+    assert output.prompt_logprobs is not None
+    scored = list(zip(request.prompt_ids, output.prompt_logprobs, strict=True))[request.scored_from :]
+    total = math.fsum(row[token].logprob for token, row in scored)
+    return {"log_likelihood": total, "scored_tokens": len(scored)}
 
 
 async def _last(outputs: AsyncIterator[Output]) -> Output:

@@ -52,9 +52,14 @@ ROOMS: dict[str, Room] = {
     "service.engines.cpu": Room(),
     "service.engines.*": Room((*NOUNS, "service.engines.base")),
     "service.engines.affinity": Room(),
-    "service.engines.remote": Room((*NOUNS, "service.engines.base", "service.engines.affinity"), ("httpx",)),
+    "service.engines.remote": Room(
+        (*NOUNS, "service.engines.base", "service.engines.affinity", "service.engines.remote_wire"), ("httpx",)
+    ),
     "service.engines.cpu_kernels": Room((), ("torch", "vllm")),
-    "service.engines.transformers": Room((*NOUNS, "service.engines.base"), ("torch", "transformers")),
+    "service.engines.transformers": Room(
+        (*NOUNS, "service.engines.base", "service.engines.transformers_rows"), ("torch", "transformers")
+    ),
+    "service.engines.transformers_rows": Room(("service.errors",), ("torch", "transformers")),
     "service.engines.vllm": Room(
         (
             *NOUNS,
@@ -62,10 +67,12 @@ ROOMS: dict[str, Room] = {
             "service.engines.affinity",
             "service.engines.cpu",
             "service.engines.vllm_metrics",
+            "service.engines.vllm_sampling",
         ),
         ("vllm", "prometheus_client", "psutil"),
     ),
     "service.engines.vllm_metrics": Room((), ("vllm", "prometheus_client")),
+    "service.engines.vllm_sampling": Room((*NOUNS, "service.engines.base"), ("vllm",)),
     "service.stores.base": Room((*NOUNS, "service.normalization")),
     "service.stores.*": Room((*NOUNS, "service.stores.base", "service.normalization")),
     "service.stores.cohorts_base": Room(NOUNS),
@@ -152,6 +159,19 @@ ROOMS: dict[str, Room] = {
     "training.data": Room(
         (*NOUNS, "service.judging", "service.manifest", "service.tokenization"),
         ("tokenizers", "transformers", "datasets", "pyarrow", "openpyxl", "tqdm", "numpy", "matplotlib", "pydantic"),
+    ),
+    # Texts and judgments in bulk, on the engines and with the judgments of the service.
+    "training.generation": Room(
+        (
+            "training.data",
+            *NOUNS,
+            "service.engines",
+            "service.judging",
+            "service.tokenization",
+            # A judge in this process is started as the service starts it.
+            *("service.judge", "service.judgment", "service.scoring", "service.settings", "service.startup"),
+        ),
+        ("torch", "transformers", "httpx", "tqdm"),
     ),
     "training.objectives": Room(("service.types",), ("torch",)),
     "training.evaluation": Room(

@@ -49,9 +49,9 @@ ENGINES = [
 
 @dataclass(frozen=True)
 class Case:
-    """A started engine. ``reference`` answers label reads by other means; ``vocabulary`` is None for the fake's.
+    """A started engine. ``reference`` answers reads and likelihoods by other means; the fake has no ``vocabulary``.
 
-    ``caches`` prefixes in whole blocks; ``remembers`` whole answers.
+    ``caches`` prefixes in whole blocks; ``remembers`` whole answers; takes ``seeds``.
     """
 
     engine: Engine
@@ -60,10 +60,14 @@ class Case:
     caches: bool = True
     vocabulary: int | None = None
     remembers: bool = False
+    seeds: bool = True
 
     def label(self, text: str, ids: tuple[int, ...] = (), adapter: str | None = None) -> EngineRequest:
         ids = ids or self.encode("A") + self.encode("B")
         return EngineRequest(self.encode(text), "label", label_ids=ids, adapter=adapter)
+
+    def likelihood(self, text: str, scored_from: int, adapter: str | None = None) -> EngineRequest:
+        return EngineRequest(self.encode(text), "likelihood", scored_from=scored_from, adapter=adapter)
 
     def write(self, text: str, max_tokens: int, temperature: float = 0.0, stop: tuple[str, ...] = ()) -> EngineRequest:
         return EngineRequest(
@@ -81,7 +85,8 @@ def _fake() -> FakeEngine:
 async def _fake_reference(request: EngineRequest) -> tuple[float, ...]:
     engine = _fake()
     await engine.start()
-    return (await engine.complete(request)).label_logprobs
+    done = await engine.complete(request)
+    return done.label_logprobs if done.log_likelihood is None else (done.log_likelihood,)
 
 
 def _encode_fake(text: str) -> tuple[int, ...]:
@@ -99,7 +104,7 @@ async def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPath
             stub = StubServer(_fake())
             await stub.engine.start()
             stack.callback(stub.start().stop)
-            made = Case(RemoteEngine(RemoteOptions((stub.url,))), _encode_fake, _fake_reference)
+            made = Case(RemoteEngine(RemoteOptions((stub.url,))), _encode_fake, _fake_reference, seeds=False)
         else:
             checkpoints: TinyCheckpoints = request.getfixturevalue("tiny_checkpoints")
             made = _real(request.param, checkpoints, stack, tmp_path_factory.mktemp("server"))
@@ -109,9 +114,12 @@ async def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPath
 
 
 def _real(name: str, made: TinyCheckpoints, stack: ExitStack, folder: Path) -> Case:
-    from tests.support.tiny_model import reference_logprobs
+    from tests.support.tiny_model import reference_likelihood, reference_logprobs
 
     async def reference(request: EngineRequest) -> tuple[float, ...]:
+        if request.task == "likelihood":
+            adapted = request.adapter is not None
+            return (reference_likelihood(made, request.prompt_ids, request.scored_from, adapted),)
         return reference_logprobs(made, request.prompt_ids, request.label_ids, request.adapter is not None)
 
     model, adapters = str(made.causal), {"lora": str(made.adapter)}
@@ -127,7 +135,8 @@ def _real(name: str, made: TinyCheckpoints, stack: ExitStack, folder: Path) -> C
     else:
         url = stack.enter_context(real_server(made, folder / "server.log"))
         engine = RemoteEngine(RemoteOptions((url,), model))
-    return Case(engine, made.encode, reference, name != "transformers", made.vocabulary)
+    alone = name == "transformers"  # the others' seeds are refused on a CPU that splits prompts over steps
+    return Case(engine, made.encode, reference, not alone, made.vocabulary, seeds=alone)
 
 
 async def test_says_what_it_serves(case: Case) -> None:
@@ -185,6 +194,67 @@ async def test_answers_do_not_depend_on_company(case: Case) -> None:
     assert len(set(alone)) == len(texts)
 
 
+@pytest.mark.parametrize("adapter", [None, "lora"])
+async def test_likelihoods_agree_with_the_reference(case: Case, adapter: str | None) -> None:
+    """Asked beside label reads and texts, which need other things of the same forward pass."""
+    asked = [
+        case.likelihood("Which is better, A or B? A is better, for B is wrong.", scored_from, adapter)
+        for scored_from in (1, 7, len(case.encode("Which is better, A or B? A is better, for B is wrong.")) - 1)
+    ]
+    asked.append(case.likelihood("The judge reads " * 20, 9, adapter))
+    company = [case.label("A or B?"), case.write("Go on and on", 6), case.write("Go on", 6, temperature=1.0)]
+    found = await asyncio.gather(*map(case.engine.complete, [*asked, *company]))
+    for request, done in zip(asked, found, strict=False):
+        assert done.log_likelihood is not None and done.log_likelihood < 0
+        assert (done.log_likelihood,) == pytest.approx(await case.reference(request), abs=1e-3)
+        assert done.scored_tokens == len(request.prompt_ids) - request.scored_from
+        assert (done.token_ids, done.text, done.label_logprobs) == ((), "", ())
+
+
+async def test_likelihoods_add_up_and_do_not_depend_on_company(case: Case) -> None:
+    text = "Which is better, A or B? A is better, for B is wrong."
+    ids = case.encode(text)
+    whole, tail = case.likelihood(text, 3), case.likelihood(text, 11)
+    first = replace(whole, prompt_ids=ids[:11])
+    alone = [(await case.engine.complete(request)).log_likelihood for request in (whole, first, tail)]
+    assert alone[0] == pytest.approx((alone[1] or 0) + (alone[2] or 0), abs=1e-4)
+    together = await asyncio.gather(*map(case.engine.complete, (tail, first, whole)))
+    assert [done.log_likelihood for done in together] == alone[::-1]
+
+
+async def test_a_label_is_as_likely_as_its_token(case: Case) -> None:
+    """The two tasks read the same distribution. The fake has none: its answers are hashes, of different things."""
+    if case.vocabulary is None:
+        return
+    read = await case.engine.complete(case.label("Is it A or B?"))
+    prompt = case.encode("Is it A or B?")
+    request = EngineRequest(prompt + case.encode("A"), "likelihood", scored_from=len(prompt))
+    done = await case.engine.complete(request)
+    assert done.log_likelihood == pytest.approx(read.label_logprobs[0], abs=1e-4)
+
+
+async def test_a_seed_repeats_a_sampled_text_in_any_company(case: Case) -> None:
+    """Or the engine refuses it, and lives."""
+    length = 24 if case.vocabulary else 350  # the fake's texts differ at their end
+    sampled = [replace(case.write(f"Go on {i % 2}", length, temperature=1.0), seed=i) for i in range(6)]
+    if not case.seeds:
+        for request in sampled[:2]:
+            with pytest.raises(InvalidInput, match="seed"):
+                await case.engine.complete(request)
+            with pytest.raises(InvalidInput, match="seed"):
+                await anext(case.engine.stream(request))
+        greedy = await case.engine.complete(replace(sampled[0], temperature=0.0))
+        assert greedy.token_ids == (await case.engine.complete(replace(sampled[0], temperature=0.0, seed=7))).token_ids
+        return
+    alone = [(await case.engine.complete(request)).token_ids for request in sampled]
+    others = [case.write(f"Go on {i}", 5 + i, temperature=1.0) for i in range(4)]
+    together = await asyncio.gather(*map(case.engine.complete, [*others, *reversed(sampled)]))
+    assert [done.token_ids for done in together[:3:-1]] == alone
+    assert len(set(alone)) > 1
+    *_, last = [item async for item in case.engine.stream(sampled[3])]
+    assert isinstance(last, Completion) and last.token_ids == alone[3]
+
+
 async def test_a_generation_ends_at_its_token_limit(case: Case) -> None:
     done = await case.engine.complete(case.write("Go on and on", 6))
     assert (done.finish_reason, len(done.token_ids)) == ("length", 6)
@@ -237,6 +307,8 @@ async def test_refuses_what_it_cannot_answer(case: Case) -> None:
     good = case.label("x")
     bad = [replace(good, prompt_ids=()), replace(good, label_ids=()), replace(good, label_ids=(3, 3))]
     bad += [replace(good, label_ids=tuple(range(129))), case.write("x", 0)]
+    text = case.write("x", 5, temperature=1.0)
+    bad += [case.likelihood("xyz", 0), case.likelihood("xyz", 3), replace(text, seed=-1), replace(text, seed=2**63)]
     for request in bad:
         with pytest.raises(InvalidInput):
             await case.engine.complete(request)

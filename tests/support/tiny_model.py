@@ -85,6 +85,18 @@ def reference_logprobs(
     return tuple(torch.log_softmax(logits, dim=-1)[list(label_ids)].tolist())
 
 
+def reference_likelihood(made: TinyCheckpoints, prompt_ids: Sequence[int], scored_from: int, adapter: bool) -> float:
+    """Log-probability of the tokens from ``scored_from`` on by the library's own loss over one plain forward pass."""
+    model = Qwen3ForCausalLM.from_pretrained(made.causal)
+    if adapter:
+        model = PeftModel.from_pretrained(model, made.adapter)
+    ids = torch.tensor([prompt_ids])
+    labels = ids.clone()
+    labels[0, :scored_from] = -100
+    with torch.inference_mode():
+        return -float(model(ids, labels=labels).loss) * (len(prompt_ids) - scored_from)
+
+
 def reference_score(made: TinyCheckpoints, prompt_ids: Sequence[int]) -> float:
     """The classifier's raw output by one plain forward pass."""
     model = Qwen3ForSequenceClassification.from_pretrained(made.classifier)

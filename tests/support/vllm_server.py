@@ -134,6 +134,8 @@ class StubServer:
             return JSONResponse({"error": {"message": "no"}}, status_code=self.status)
         adapter = body["model"] if body["model"] != self.model else None
         labels = tuple(body.get("logprob_token_ids", ()))
+        if "prompt_logprobs" in body:
+            return JSONResponse(await self._likelihoods(tuple(body["prompt"]), adapter, body.get("cache_salt")))
         wanted = EngineRequest(
             prompt_ids=tuple(body["prompt"]),
             task="label" if labels else "generate",
@@ -144,6 +146,7 @@ class StubServer:
             stop=tuple(body.get("stop", ())),
             adapter=adapter,
             cache_salt=body.get("cache_salt"),
+            seed=body.get("seed"),
         )
         if body.get("stream"):
             return StreamingResponse(self._events(wanted), media_type="text/event-stream")
@@ -152,6 +155,16 @@ class StubServer:
         except EngineDead:
             return Response(status_code=500)
         return JSONResponse(_answer(done, labels))
+
+    async def _likelihoods(self, ids: tuple[int, ...], adapter: str | None, salt: str | None) -> dict[str, Any]:
+        """Each prompt token's own log-probability, as the server gives it; none for the first."""
+        rows: list[Any] = [None]
+        for end in range(2, len(ids) + 1):
+            wanted = EngineRequest(ids[:end], "likelihood", adapter=adapter, cache_salt=salt, scored_from=end - 1)
+            done = await self.engine.complete(wanted)
+            rows.append({str(ids[end - 1]): {"logprob": done.log_likelihood, "rank": 1, "decoded_token": ""}})
+        choice = {"text": "", "token_ids": [0], "finish_reason": "length", "prompt_logprobs": rows}
+        return {"choices": [choice], "usage": _usage(done)}
 
     async def _until_gone(self, request: Request, wanted: EngineRequest) -> Completion:
         """The engine's answer, given up when the client disconnects, as vLLM's server does."""

@@ -21,6 +21,7 @@ from service.types import Verdict
 from training.data.pairs import DataError
 from training.evaluation.items import Failure, Item, Judged
 from training.evaluation.judges.base import Judge
+from training.generation.ledger import whole_lines
 
 _FIELDS = ("p_first", "p_ab", "p_ba", "margin", "consistent", "label_mass")
 
@@ -93,12 +94,8 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
     """All answers of a file; an absent file has none."""
     if not path.exists():
         return []
-    data = path.read_bytes()
-    whole = data[: data.rfind(b"\n") + 1]
-    if len(whole) < len(data):
-        path.write_bytes(whole)
     rows = []
-    for number, line in enumerate(whole.split(b"\n")[:-1], start=1):
+    for number, line in enumerate(whole_lines(path), start=1):
         try:
             row = json.loads(line)
             complete = {"shown", "judge"} <= row.keys() and ("error" in row or row.keys() >= set(_FIELDS))

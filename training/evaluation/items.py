@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 from service.types import Prompt, Verdict
 from training.data.pairs import DataError, Pair
+from training.generation.outcomes import Failure as Failure  # a word of this room, too
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,14 +78,6 @@ def make_item(
 def prompt_digest(prompt: Prompt) -> str:
     """Names a prompt: equal for equal turns."""
     return _digest([[m.role, m.content] for m in prompt.messages])
-
-
-@dataclass(frozen=True, slots=True)
-class Failure:
-    """Why an item has no verdict. ``code`` is the service's stable word."""
-
-    code: str
-    message: str
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,11 +16,12 @@ from service.errors import BadRequest, JudgmentFailed, ServiceError, StartupErro
 from service.judge import Judge
 from service.scoring import Scorer, Trace
 from service.settings import Settings, load_settings
-from service.startup import build_judges, load_manifest, load_tokenizer, pick_engine, plan_judges, self_test
+from service.startup import load_manifest, pick_engine, plan_judges
 from service.types import Verdict
 from training.data.pairs import Pair
 from training.evaluation.items import Failure
 from training.evaluation.judges.base import EvaluationError, refusal, version_name
+from training.generation.engines import judges_on
 
 
 class CheckpointJudge:
@@ -89,10 +90,7 @@ async def _started(settings: Settings, stack: AsyncExitStack) -> Scorer:
     """A scorer on an engine that ``stack`` closes, its judges tested."""
     manifest = load_manifest(settings)
     plans = plan_judges(settings, manifest)
-    tokenizer = await load_tokenizer(settings)
     engine = pick_engine(settings, plans, manifest, CollectorRegistry())
     stack.push_async_callback(engine.close)
     await engine.start()
-    scorer = Scorer(await build_judges(plans, engine, tokenizer))
-    await self_test(scorer, plans)
-    return scorer
+    return await judges_on(engine, settings, plans)
