@@ -11,6 +11,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parser.add_argument("directory", type=Path, help="where to write them, such as data/demo")
     parser.add_argument("--seed", type=int, default=20)
     parser.add_argument("--share", type=float, default=1.0, help="part of the full size, for a trial (default: 1)")
+    parser.add_argument("--held-out", type=int, help="pairs of dev.jsonl (default: 225, whatever the share)")
 
 
 def run(args: argparse.Namespace) -> None:
@@ -18,4 +19,4 @@ def run(args: argparse.Namespace) -> None:
 
     full = DemoSizes()
     pairs, judgments = (max(10, int(n * args.share)) for n in (full.pairs, full.judgments))
-    write_demo(args.directory, DemoSizes(pairs, judgments), args.seed)
+    write_demo(args.directory, DemoSizes(pairs, judgments, args.held_out or full.held_out), args.seed)

@@ -20,7 +20,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("pairs", type=Path, metavar="PAIRS.jsonl", help="labelled pairs (docs/training_data.md)")
+    parser.add_argument("pairs", type=Path, metavar="PAIRS.jsonl", help="labelled pairs (docs/data.md)")
     who = parser.add_mutually_exclusive_group(required=True)
     who.add_argument("--url", help="a running service, such as http://127.0.0.1:8000")
     who.add_argument("--checkpoint", dest="model", metavar="DIR", help="a checkpoint, judged with in this process")
