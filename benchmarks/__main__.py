@@ -8,12 +8,38 @@ from argparse import ArgumentParser, Namespace
 from collections.abc import Sequence
 from types import FrameType, ModuleType
 
-from benchmarks import adaptive, commit, health, heldout, kill, prefix, repeatability, soak, startup, throughput, train
+from benchmarks import (
+    adaptive,
+    commit,
+    health,
+    heldout,
+    kill,
+    padding,
+    prefix,
+    repeatability,
+    soak,
+    startup,
+    throughput,
+    train,
+)
 from benchmarks.figures import DOCS, INTRODUCTION
 
 MEASUREMENTS: dict[str, ModuleType] = {
     module.__name__.rpartition(".")[2]: module
-    for module in (throughput, prefix, heldout, repeatability, startup, kill, commit, health, soak, adaptive, train)
+    for module in (
+        throughput,
+        prefix,
+        heldout,
+        repeatability,
+        startup,
+        kill,
+        commit,
+        health,
+        soak,
+        adaptive,
+        train,
+        padding,
+    )
 }
 WITH_URL = (prefix, heldout)
 
@@ -25,7 +51,7 @@ def parse(command_line: Sequence[str]) -> Namespace:
         one = names.add_parser(name, help=(module.__doc__ or "").strip(), description=module.__doc__)
         one.add_argument("--write-docs", action="store_true", help=f"add the result to {DOCS.parent.name}/{DOCS.name}")
         one.add_argument("--strict", action="store_true", help="exit with 1 when a promised figure is missed")
-        if module not in (startup, commit, health, soak, train):
+        if module not in (startup, commit, health, soak, train, padding):
             one.add_argument("--model", help="checkpoint directory (default: the demo judge)")
         if module in WITH_URL:
             one.add_argument("--url", help="a running service (default: one is started)")

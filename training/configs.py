@@ -93,6 +93,8 @@ class DataSection(Section):
     """Each pair in both orders (two rows), in one order drawn anew each epoch, or as it is in the file."""
     shuffle: bool = True
     """False: in the order of the files, for a curriculum."""
+    workers: Count = 0
+    """Processes that make rows ahead of the model, for each process that trains; 0: made when they are needed."""
 
 
 class OptimizerSection(Section):
@@ -219,8 +221,9 @@ class BradleyTerryObjective(Section):
     margin: bool = False
     centering: Weight = 0.0
     """Weight of (r_chosen + r_rejected)^2, which keeps rewards near zero."""
-    text_regularizer: Literal["none", "sft", "dpo_noref"] = "none"
-    """GRM's regulariser (arXiv 2406.10216): the language-model head goes on generating on the shared backbone."""
+    text_regularizer: Literal["none", "sft", "dpo", "dpo_noref"] = "none"
+    """GRM's regulariser (arXiv 2406.10216): the language-model head goes on generating on the shared backbone. ``dpo``
+    compares with the model training starts from, whose log-probabilities are taken once before the first step."""
     text_weight: Fraction = 0.01
     text_beta: Rate = 0.1
     freeze_backbone: bool = False

@@ -47,6 +47,21 @@ def write_data(directory: Path, train: int = 64, evaluation: int = 12) -> dict[s
     }
 
 
+def language_model(path: Path) -> Path:
+    """A checkpoint of `SHAPE` with random weights, for stages that start from a model on the disk."""
+    import torch
+    from transformers import AutoTokenizer
+
+    from training.configs import ScratchSection
+    from training.stages.models import scratch_model
+
+    torch.manual_seed(0)
+    tokenizer = AutoTokenizer.from_pretrained(TOKENIZER)
+    scratch_model(ScratchSection.model_validate(SHAPE), tokenizer).save_pretrained(path)
+    tokenizer.save_pretrained(path)
+    return path
+
+
 def tables(directory: Path, stage: str, **changes: Any) -> dict[str, Any]:
     """A recipe in float32, without trackers, whose files lie under ``directory``. ``changes`` replace table entries."""
     base: dict[str, Any] = {

@@ -9,14 +9,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from service.tokenization import ROLES
 from service.types import Message, Prompt
 from tests.support.properties import bar
-from training.data.pairs import DataError, Pair, read_pairs, write_pairs
+from training.data.pairs import KNOWN_ROLES, DataError, Pair, read_pairs, write_pairs
 
 TEXTS = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
 PROMPTS = st.one_of(
     TEXTS.map(Prompt.from_text),
-    st.lists(st.builds(Message, TEXTS, TEXTS), min_size=1, max_size=3).map(lambda turns: Prompt(tuple(turns))),
+    st.lists(st.builds(Message, st.sampled_from(KNOWN_ROLES), TEXTS), min_size=1, max_size=3).map(
+        lambda turns: Prompt(tuple(turns))
+    ),
 )
 PAIRS = st.builds(
     Pair,
@@ -72,14 +75,28 @@ def test_a_row_without_an_id_is_named_by_its_place(tmp_path: Path) -> None:
         ({**GOOD, "response_b": None}, "field response_b: must be a text"),
         ({k: v for k, v in GOOD.items() if k != "response_a"}, "field response_a: missing"),
         ({**GOOD, "margin": True}, "field margin"),
+        ({**GOOD, "margin": float("nan")}, "field margin: must be a finite number"),
+        ({**GOOD, "prompt": [{"role": "wizard", "content": "x"}]}, "field prompt: a turn's role must be one of system"),
+        (b"\xff\xfe{}", "not UTF-8"),
     ],
 )
 def test_a_row_that_cannot_be_used_is_named(tmp_path: Path, row: object, complaint: str) -> None:
     path = tmp_path / "pairs.jsonl"
-    path.write_text(json.dumps(GOOD) + "\n" + (row if isinstance(row, str) else json.dumps(row)) + "\n")
+    line = row if isinstance(row, bytes) else (row if isinstance(row, str) else json.dumps(row)).encode()
+    path.write_bytes(json.dumps(GOOD).encode() + b"\n" + line + b"\n")
     with pytest.raises(DataError, match=r"pairs\.jsonl, row 2") as error:
         list(read_pairs(path))
     assert complaint in str(error.value)
+
+
+def test_roles_are_those_the_service_knows() -> None:
+    assert set(KNOWN_ROLES) == ROLES
+
+
+def test_a_byte_order_mark_is_no_part_of_the_first_row(tmp_path: Path) -> None:
+    path = tmp_path / "windows.jsonl"
+    path.write_text(json.dumps(GOOD) + "\n", encoding="utf-8-sig")
+    assert [pair.response_a for pair in read_pairs(path)] == ["2"]
 
 
 def test_files_that_are_not_there_or_empty_or_no_text(tmp_path: Path) -> None:

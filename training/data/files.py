@@ -72,6 +72,8 @@ def records(path: Path) -> Iterator[tuple[int, Record]]:
         raise DataError(f"{path}, after row {number}: not UTF-8 ({error.reason}); convert the file.") from error
     except _BROKEN as error:
         raise DataError(f"{path}, after row {number}: broken or cut short ({error}); fetch the file again.") from error
+    except OSError as error:
+        raise DataError(f"{path} cannot be read ({error.strerror or error}); check the path and its rights.") from error
     if number == 0:
         raise DataError(f"{path} is empty; build it again, or name another file.")
 
@@ -86,7 +88,7 @@ def _text(path: Path) -> TextIOWrapper:
 
 
 def _lines(path: Path) -> Iterator[tuple[int, Any]]:
-    with _text(path) as lines:
+    with _OPENERS.get(path.suffix.lower(), open)(path, "rb") as lines:
         for number, line in enumerate(lines, start=1):
             if line.strip():
                 yield number, _parsed(path, number, line)
@@ -142,9 +144,11 @@ def _elements(path: Path, file: TextIO, text: str) -> Iterator[Any]:
         yield element
 
 
-def _parsed(path: Path, number: int, line: str) -> Any:
+def _parsed(path: Path, number: int, line: bytes) -> Any:
     try:
-        return json.loads(line)
+        return json.loads(line.decode("utf-8-sig"))
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}, row {number}: not UTF-8 ({error.reason}); convert the file.") from error
     except ValueError as error:
         raise DataError(f"{path}, row {number}: not JSON ({error}); every row must be one JSON object.") from error
 

@@ -14,12 +14,16 @@ import json
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from math import isfinite
 from pathlib import Path
 from typing import Any, Literal
 
 from service.types import Comparison, Message, Prompt, Response
 
 PairLabel = Literal["a", "b"]
+
+KNOWN_ROLES = ("system", "user", "assistant", "tool")
+"""Whose turn it is, in the service's words."""
 
 _KNOWN = frozenset({"id", "prompt", "response_a", "response_b", "label", "source", "margin", "subset", "group"})
 
@@ -94,13 +98,13 @@ def read_objects(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     """The JSON objects of a JSONL file with their row numbers, from 1. Raises `DataError`, also when there are none."""
     row = 0
     try:
-        with path.open(encoding="utf-8", newline="\n") as lines:
+        with path.open("rb") as lines:
             for row, line in enumerate(lines, start=1):
                 yield row, _object(f"{path}, row {row}", line)
     except FileNotFoundError as error:
         raise DataError(f"{path} does not exist; check the path.") from error
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path}, after row {row}: not UTF-8 ({error.reason}); convert the file.") from error
+    except OSError as error:
+        raise DataError(f"{path} cannot be read ({error.strerror}); check the path and its rights.") from error
     if row == 0:
         raise DataError(f"{path} is empty; build it again, or name another file.")
 
@@ -132,9 +136,11 @@ def as_row(pair: Pair) -> dict[str, Any]:
     return {**row, "label": pair.label, **{k: v for k, v in more.items() if v not in (None, "")}}
 
 
-def _object(where: str, line: str) -> dict[str, Any]:
+def _object(where: str, line: bytes) -> dict[str, Any]:
     try:
-        data = json.loads(line)
+        data = json.loads(line.decode("utf-8-sig"))
+    except UnicodeDecodeError as error:
+        raise DataError(f"{where}: not UTF-8 ({error.reason}); convert the file.") from error
     except ValueError as error:
         raise DataError(f"{where}: not JSON ({error}); every row must be one JSON object.") from error
     if not isinstance(data, dict):
@@ -150,8 +156,8 @@ def pair_of_row(where: str, data: Mapping[str, Any], default_id: str) -> Pair:
     if label not in (None, "a", "b"):
         raise DataError(f'{where}, field label: must be "a", "b" or null, not {json.dumps(label)[:40]}.')
     margin = data.get("margin")
-    if margin is not None and (isinstance(margin, bool) or not isinstance(margin, int | float)):
-        raise DataError(f"{where}, field margin: must be a number.")
+    if margin is not None and (isinstance(margin, bool) or not isinstance(margin, int | float) or not isfinite(margin)):
+        raise DataError(f"{where}, field margin: must be a finite number.")
     return Pair(
         id=_text(where, data, "id") if "id" in data else default_id,
         prompt=_prompt(where, data),
@@ -181,5 +187,7 @@ def _prompt(where: str, data: Mapping[str, Any]) -> Prompt:
     for turn in value:
         if not isinstance(turn, dict) or not all(isinstance(turn.get(key), str) for key in ("role", "content")):
             raise DataError(f"{where}, field prompt: every turn must have a role and a content, both texts.")
+        if turn["role"] not in KNOWN_ROLES:
+            raise DataError(f"{where}, field prompt: a turn's role must be one of {', '.join(KNOWN_ROLES)}.")
         messages.append(Message(turn["role"], turn["content"]))
     return Prompt(tuple(messages))

@@ -56,10 +56,10 @@ def finetune(
     chat = ChatTokenizer(tokenizer)
     examples = LabelExamples(chat, gram.FAMILY, recipe.objective, recipe.data.max_tokens)
     judgments = _judgments(recipe, chat)
-    pairs = training_pairs(recipe.data, recipe.seed, labelled=True)
+    pairs = training_pairs(recipe.data, recipe.seed, labelled=True, build=examples.rows.row)
     labelled = PairDataset(pairs, examples, recipe.data.swap, recipe.seed)
     dataset: Any = Interleaved(labelled, judgments) if judgments else labelled
-    held_out = evaluation_pairs(recipe.data, recipe.evaluation.limit)
+    held_out = evaluation_pairs(recipe.data, recipe.evaluation.limit, examples.rows.row)
     check_self_test(recipe.output.self_test, held_out)
     args = arguments(recipe, max(1, len(dataset)), evaluates=bool(held_out))
     model = load_causal(recipe.model, recipe.precision, tokenizer)

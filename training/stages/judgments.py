@@ -14,6 +14,7 @@ from training.configs import PreferenceObjective
 from training.data.judgments import WrittenJudgment, read_judgments
 from training.data.lengths import fit
 from training.data.pairs import DataError
+from training.stages.datasets import pair_bytes
 from training.stages.examples import Example, Span
 from training.stages.labels import Helpers
 
@@ -51,6 +52,9 @@ class JudgmentDataset(Dataset[Example]):
 
     def __len__(self) -> int:
         return len(self._judgments)
+
+    def lengths(self) -> list[int]:
+        return [pair_bytes(item.pair) + len(item.text.encode()) for item in self._judgments]
 
     def __getitem__(self, index: int) -> Example:
         item = self._judgments[index]

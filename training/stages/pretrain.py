@@ -1,7 +1,8 @@
 """GRAM's first stage (arXiv 2506.14175, section 3.2): write both responses, given the prompt. No label is used.
 
-Left out: packing. Rows are padded, because packed rows need attention kernels that keep them apart; the loss is over
-response tokens only, and their logits exist for a thousand positions at a time.
+Left out: packing, which needs attention kernels that keep rows apart. Micro-batches hold rows of like length instead
+(`training.stages.sampling`), which leaves 1 % of padding on public preference data. The loss is over response tokens
+only, and their logits exist for a thousand positions at a time.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ def pretrain(
     """Train and write the checkpoint that `finetune` starts from. Raises `DataError` and `SaveError`."""
     tokenizer = load_tokenizer(recipe.model)
     rows = PretrainRows(ChatTokenizer(tokenizer), recipe.data.max_tokens)
-    pairs = training_pairs(recipe.data, recipe.seed, labelled=False)
+    pairs = training_pairs(recipe.data, recipe.seed, labelled=False, build=rows.row)
 
     def build(pair: Pair, swapped: bool) -> Example:
         return response_example(rows.row(pair, swapped=swapped))

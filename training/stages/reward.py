@@ -2,7 +2,9 @@
 
 Both conversations of a pair go through one forward; the reward is read at the last token, as the service reads it.
 GRM's text regulariser (arXiv 2406.10216) keeps the language-model head at work on the same hidden states; it is not
-saved. Left out: that paper's variant with a reference model, which needs a second model in memory.
+saved. Its variant with a reference model needs no second one: the reference is the model that training starts from, so
+its log-probabilities are taken before the first step, each process those of its share of the pairs (with the whole
+model on its device for that while).
 """
 
 from __future__ import annotations
@@ -12,13 +14,16 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from types import MethodType
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from accelerate import PartialState
+from accelerate.utils import gather_object
 from torch import Tensor, nn
 from torch.utils.data import Dataset
-from transformers import EvalPrediction, TrainerCallback
+from tqdm import tqdm
+from transformers import EvalPrediction, TrainerCallback, TrainingArguments
 
 from service.judging import scalar
 from service.judging.base import sigmoid
@@ -31,7 +36,7 @@ from training.data.rows import RewardRow, RewardRows
 from training.evaluation.statistics import expected_calibration_error
 from training.objectives.bradley_terry import bradley_terry_losses
 from training.objectives.text_regularizer import text_losses
-from training.stages.datasets import check_self_test, evaluation_pairs, training_pairs
+from training.stages.datasets import check_self_test, evaluation_pairs, pair_bytes, training_pairs
 from training.stages.examples import Batch, Example, Span, collate
 from training.stages.export import Judged, entry, gathered_state, pick_self_test, save_model, write_checkpoint
 from training.stages.models import check_positions, load_causal, load_scalar, load_tokenizer, with_adapters
@@ -48,11 +53,12 @@ def train_reward(
     """Train, measure on the held-out pairs, write the checkpoint. Raises `DataError` and `SaveError`."""
     tokenizer = load_tokenizer(recipe.model)
     chat = ChatTokenizer(tokenizer)
-    pairs = training_pairs(recipe.data, recipe.seed, labelled=True)
+    rows = RewardRows(chat, scalar.FAMILY, recipe.data.max_tokens)
+    pairs = training_pairs(recipe.data, recipe.seed, labelled=True, build=rows.row)
     if recipe.objective.margin:
         _require_margins(pairs)
     dataset = RewardDataset(pairs, chat, recipe)
-    held_out = evaluation_pairs(recipe.data, recipe.evaluation.limit)
+    held_out = evaluation_pairs(recipe.data, recipe.evaluation.limit, rows.row)
     check_self_test(recipe.output.self_test, held_out)
     args = arguments(recipe, max(1, len(dataset)), evaluates=bool(held_out))
 
@@ -61,6 +67,8 @@ def train_reward(
     read_rewards(model)
     if recipe.objective.text_regularizer != "none":
         add_text_head(model, recipe, tokenizer)
+    if recipe.objective.text_regularizer == "dpo":
+        dataset.reference = reference_log_p(model, dataset, tokenizer.pad_token_id, args)
     if recipe.objective.freeze_backbone:
         model.base_model.requires_grad_(False)
     if recipe.model.lora is not None:
@@ -83,10 +91,20 @@ def train_reward(
     return trainer
 
 
-class RewardDataset(Dataset[tuple[Example, Example, float]]):
-    """Each pair as two conversations, the better one first, and its margin."""
+class RewardItem(NamedTuple):
+    """The two conversations of a pair, how much better the first is, and both responses' log p by the reference."""
+
+    chosen: Example
+    rejected: Example
+    margin: float
+    reference: tuple[float, float]
+
+
+class RewardDataset(Dataset[RewardItem]):
+    """Each pair as two conversations, the better one first."""
 
     def __init__(self, pairs: Sequence[Pair], chat: ChatTokenizer, recipe: RewardRecipe) -> None:
+        self.reference: Sequence[tuple[float, float]] | None = None
         self._pairs, self._chat = pairs, chat
         self._rows = RewardRows(chat, scalar.FAMILY, recipe.data.max_tokens)
         self._text = recipe.objective.text_regularizer != "none"
@@ -94,7 +112,10 @@ class RewardDataset(Dataset[tuple[Example, Example, float]]):
     def __len__(self) -> int:
         return len(self._pairs)
 
-    def __getitem__(self, index: int) -> tuple[Example, Example, float]:
+    def lengths(self) -> list[int]:
+        return [pair_bytes(pair) for pair in self._pairs]
+
+    def __getitem__(self, index: int) -> RewardItem:
         pair = self._pairs[index]
         row = self._rows.row(pair)
         start = self._response_start(pair, row) if self._text else 0
@@ -102,7 +123,8 @@ class RewardDataset(Dataset[tuple[Example, Example, float]]):
             Example(ids, spans=(Span("text", start, len(ids)),) if self._text else ())
             for ids in (row.chosen, row.rejected)
         )
-        return chosen, rejected, pair.margin or 0.0
+        reference = self.reference[index] if self.reference is not None else (0.0, 0.0)
+        return RewardItem(chosen, rejected, pair.margin or 0.0, reference)
 
     def _response_start(self, pair: Pair, row: RewardRow) -> int:
         """Where the responses begin; in a row whose prompt was cut, where the two conversations part."""
@@ -113,10 +135,12 @@ class RewardDataset(Dataset[tuple[Example, Example, float]]):
         return next((i for i, (a, b) in enumerate(both) if a != b), min(len(row.chosen), len(row.rejected)) - 1)
 
 
-def collate_pairs(items: Sequence[tuple[Example, Example, float]], pad_id: int) -> Batch:
-    """``input_ids`` [2 B, T]: the better and the worse conversation of each pair in turn; ``margin`` [B]."""
-    batch = collate([example for chosen, rejected, _ in items for example in (chosen, rejected)], pad_id)
-    return {**batch, "margin": torch.tensor([margin for *_, margin in items])}
+def collate_pairs(items: Sequence[RewardItem], pad_id: int) -> Batch:
+    """``input_ids`` [2 B, T]: the better and the worse conversation of each pair in turn; ``margin`` [B], ``reference``
+    [2 B]."""
+    batch = collate([example for item in items for example in (item.chosen, item.rejected)], pad_id)
+    reference = torch.tensor([log_p for item in items for log_p in item.reference])
+    return {**batch, "margin": torch.tensor([item.margin for item in items]), "reference": reference}
 
 
 def read_rewards(model: Any) -> None:
@@ -150,6 +174,41 @@ def add_text_head(model: Any, recipe: RewardRecipe, tokenizer: Any) -> None:
     model.text_head.to(head.weight.dtype)
 
 
+def reference_log_p(
+    model: Any, dataset: RewardDataset, pad_id: int, args: TrainingArguments
+) -> list[tuple[float, float]]:
+    """log p of both responses of each pair by the model as it is, before a step has changed it."""
+    state = PartialState()
+    mine = range(state.process_index, len(dataset), state.num_processes)
+    size = args.per_device_train_batch_size
+    model.to(args.device)
+    model.eval()
+    found: list[tuple[float, float]] = []
+    with torch.no_grad(), torch.autocast(args.device.type, torch.bfloat16, enabled=args.bf16):
+        starts = range(0, len(mine), size)
+        for start in tqdm(starts, desc="reference", unit="batch", disable=None if args.should_save else True):
+            items = [dataset[i] for i in mine[start : start + size]]
+            batch = {name: value.to(args.device) for name, value in collate_pairs(items, pad_id).items()}
+            log_p = _text_log_p(batch, model(**_inputs(batch, text=True), rewards=True)[1])
+            found += zip(log_p[0::2].tolist(), log_p[1::2].tolist(), strict=True)
+    model.train()
+    shares = gather_object([found])
+    return [shares[i % state.num_processes][i // state.num_processes] for i in range(len(dataset))]
+
+
+def _inputs(batch: Batch, text: bool) -> dict[str, Any]:
+    inputs: dict[str, Any] = {"input_ids": batch["input_ids"], "attention_mask": batch["attention_mask"]}
+    if text:
+        inputs["text"] = (batch["text.rows"], batch["text.columns"], batch["text.targets"])
+    return inputs
+
+
+def _text_log_p(batch: Batch, losses: Tensor) -> Tensor:
+    """log p of each response [2 B], the sum over its tokens, from -log p of the tokens [n]."""
+    rows = len(batch["input_ids"])
+    return torch.zeros(rows, device=losses.device).index_add(0, batch["text.rows"], -losses)
+
+
 class RewardTrainer(StageTrainer):
     """Bradley-Terry and its relatives; see `training.objectives`."""
 
@@ -176,21 +235,18 @@ class RewardTrainer(StageTrainer):
         gap = chosen - rejected
         sums = {"reward": losses.sum(), "accuracy": (gap > 0).sum(), "reward_gap": gap.sum()}
         if "text" in self.weights:
-            sums["text"] = self._text_losses(batch, outputs[1], len(outputs[0])).sum()
+            sums["text"] = self._text_losses(batch, outputs[1]).sum()
         return sums
 
     def _forward(self, model: nn.Module, batch: Batch) -> tuple[Tensor, ...]:
-        inputs: dict[str, Any] = {"input_ids": batch["input_ids"], "attention_mask": batch["attention_mask"]}
-        if "text" in self.weights:
-            inputs["text"] = (batch["text.rows"], batch["text.columns"], batch["text.targets"])
-        outputs: tuple[Tensor, ...] = model(**inputs, rewards=True)
+        outputs: tuple[Tensor, ...] = model(**_inputs(batch, "text" in self.weights), rewards=True)
         return outputs
 
-    def _text_losses(self, batch: Batch, losses: Tensor, rows: int) -> Tensor:
-        log_p = torch.zeros(rows, device=losses.device).index_add(0, batch["text.rows"], -losses)
+    def _text_losses(self, batch: Batch, losses: Tensor) -> Tensor:
+        log_p, reference = _text_log_p(batch, losses), batch["reference"]
         kind, beta = self.objective.text_regularizer, self.objective.text_beta
         assert kind != "none", "the text term has a weight only with a regulariser"
-        return text_losses(kind, log_p[0::2], log_p[1::2], beta=beta)
+        return text_losses(kind, log_p[0::2], log_p[1::2], beta=beta, reference=(reference[0::2], reference[1::2]))
 
     def prediction_step(
         self, model: nn.Module, inputs: Batch, prediction_loss_only: bool, ignore_keys: list[str] | None = None

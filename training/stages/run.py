@@ -12,11 +12,14 @@ from typing import Any
 import torch
 from accelerate import DistributedType
 from transformers import TrainingArguments, set_seed
+from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK, get_available_reporting_integrations
 from transformers.trainer_utils import get_last_checkpoint
 
 from training.configs import OptimizerSection, ScheduleSection, StageRecipe
 from training.data.pairs import DataError
+from training.evaluation.curves import draw_curves
 from training.stages.datasets import check_enough
+from training.stages.trainer import HISTORY
 
 log = logging.getLogger(__name__)
 
@@ -36,8 +39,9 @@ def total_steps(schedule: ScheduleSection, rows: int, rows_per_step: int) -> int
 def arguments(recipe: StageRecipe, rows: int, *, evaluates: bool) -> TrainingArguments:
     """The recipe in the Trainer's words; fresh weights are drawn by its seed from here on.
 
-    Raises `DataError` for batches that cannot be divided among processes.
+    Raises `DataError` for batches that cannot be divided among processes, and for a tracker that is not there.
     """
+    _check_tracker(recipe.tracker.name)
     set_seed(recipe.seed)
     accumulation = recipe.batch.accumulation(processes())
     check_enough(rows, processes())
@@ -66,7 +70,7 @@ def arguments(recipe: StageRecipe, rows: int, *, evaluates: bool) -> TrainingArg
         report_to=[] if recipe.tracker.name == "none" else [recipe.tracker.name],
         seed=recipe.seed,
         data_seed=recipe.seed,
-        train_sampling_strategy="random" if recipe.data.shuffle else "sequential",
+        dataloader_num_workers=recipe.data.workers,
         remove_unused_columns=False,
         label_names=[],
     )
@@ -80,6 +84,18 @@ def _shard_on_cpu(args: TrainingArguments) -> None:
     state = args.distributed_state
     if asked and state is not None and state.distributed_type == DistributedType.MULTI_CPU:
         state.distributed_type = DistributedType.MULTI_XPU  # any kind that may become FSDP; the device stays the CPU
+
+
+def _check_tracker(name: str) -> None:
+    if name == "none":
+        return
+    if name not in INTEGRATION_TO_CALLBACK:
+        known = ", ".join(sorted(INTEGRATION_TO_CALLBACK))
+        raise DataError(f"tracker.name = {name}: there is none of that name; name one of {known}, or none.")
+    if name not in get_available_reporting_integrations():
+        raise DataError(
+            f"tracker.name = {name}: its package is not installed; install it, or name tensorboard or none."
+        )
 
 
 def _rates(optimizer: OptimizerSection) -> dict[str, float]:
@@ -109,6 +125,8 @@ def train(trainer: Any, *, resume: bool) -> None:
     trainer.train(resume_from_checkpoint=state if resume else None)
     if trainer.args.should_save:
         trainer.write_history()
+        if trainer.args.report_to:
+            draw_curves([runs / HISTORY], runs / "curves.png")
 
 
 def write_figures(recipe: StageRecipe, figures: dict[str, float]) -> None:

@@ -18,11 +18,14 @@ from training.data.judgments import WrittenJudgment
 from training.data.lengths import fit
 from training.data.pairs import DataError, Pair
 from training.data.writing import Text
+from training.stages.datasets import pair_bytes
 from training.stages.examples import Example, Read, Span
 
 KIND = "text"
 """The name of the learned span in logs."""
 _MEASURED = 256
+_BYTES_A_TOKEN = 4
+"""Roughly; it only decides which rows lie beside each other."""
 _SAMPLE = Comparison(Prompt.from_text("x"), Response("y"), Response("z"))
 
 
@@ -45,12 +48,20 @@ class WritingRows(Dataset[Example]):
     def text_of(self, index: int) -> str: ...
 
     @abstractmethod
+    def prompt_bytes(self, index: int) -> int:
+        """About how long the row's prompt is, known without rendering it."""
+
+    @abstractmethod
     def __len__(self) -> int: ...
 
     def __getitem__(self, index: int) -> Example:
         written = (*self.chat.encode_text(self.text_of(index)), self._end)
         prompt = self.prompt_ids(index, self.max_tokens - len(written))
         return Example((*prompt, *written), spans=(Span(KIND, len(prompt), len(prompt) + len(written)),))
+
+    def lengths(self) -> list[int]:
+        """See `training.stages.datasets.Measured`."""
+        return [self.prompt_bytes(i) + len(self.text_of(i).encode("utf-8", "ignore")) for i in range(len(self))]
 
     @property
     def longest(self) -> int:
@@ -98,6 +109,9 @@ class JudgmentRows(WritingRows):
     def text_of(self, index: int) -> str:
         return self._items[index].text
 
+    def prompt_bytes(self, index: int) -> int:
+        return pair_bytes(self._items[index].pair)
+
     def prompt_ids(self, index: int, room: int) -> tuple[int, ...]:
         item = self._items[index]
         try:
@@ -121,6 +135,9 @@ class PromptRows(WritingRows):
 
     def text_of(self, index: int) -> str:
         return self._items[index][1].text
+
+    def prompt_bytes(self, index: int) -> int:
+        return _BYTES_A_TOKEN * len(self._items[index][0])
 
     def prompt_ids(self, index: int, room: int) -> tuple[int, ...]:
         return self._items[index][0]

@@ -29,6 +29,7 @@ from training.configs import StageRecipe
 from training.stages.errors import TrainingDiverged
 from training.stages.examples import Batch
 from training.stages.optimizers import MuonWithAdamW
+from training.stages.sampling import StepSampler
 from training.stages.saving import failure, flush, part_of, put_in_place
 
 HISTORY = "history.jsonl"
@@ -58,6 +59,9 @@ class StageTrainer(Trainer):
     @abstractmethod
     def term_counts(self, batch: Batch) -> dict[str, int]:
         """What each term's sum is divided by: rows, pairs or tokens of a micro-batch."""
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> StepSampler:
+        return StepSampler(self.train_dataset if train_dataset is None else train_dataset, self.recipe)
 
     def get_batch_samples(
         self, epoch_iterator: Iterator[Batch], num_batches: int, device: torch.device

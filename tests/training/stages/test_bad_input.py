@@ -11,19 +11,27 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from transformers import AutoTokenizer, TrainerCallback
 
 from service.errors import StartupError
 from service.judging import gram
 from service.manifest import JudgeEntry, Manifest
-from tests.support.tiny_training import SCRATCH, TOKENIZER, adapt_recipe, finetune_recipe, pretrain_recipe
+from tests.support.tiny_training import (
+    SCRATCH,
+    TOKENIZER,
+    adapt_recipe,
+    finetune_recipe,
+    language_model,
+    pretrain_recipe,
+    reward_recipe,
+)
 from training.configs import PrecisionSection, ScratchSection
 from training.data.pairs import DataError, Pair, read_pairs, write_pairs
 from training.stages.datasets import check_enough
 from training.stages.finetune import finetune
 from training.stages.models import load_causal, scratch_model
 from training.stages.pretrain import pretrain
+from training.stages.reward import train_reward
 from training.stages.saving import SaveError, whole_directory
 
 
@@ -56,13 +64,54 @@ def test_unlabelled_pairs_are_named(tmp_path: Path) -> None:
     rows = list(read_pairs(Path(recipe.data.train[0])))
     rows[2] = Pair("the-third", rows[2].prompt, "x", "y")
     write_pairs(Path(recipe.data.train[0]), rows)
-    with pytest.raises(DataError, match=r"train\.jsonl, pair the-third, field label: missing \(in 1 of 64 pairs\)"):
+    with pytest.raises(DataError, match=r"train\.jsonl, row 3 \(pair the-third\), field label: missing"):
         finetune(recipe)
     assert pretrain(pretrain_recipe(tmp_path, schedule={"steps": 1})).state.global_step == 1
 
 
+_TURNS = [{"role": "user", "content": "x"}, {"role": "assistant", "content": "y"}] * 100
+
+
+@pytest.mark.parametrize(
+    ("change", "complaint"),
+    [
+        ({"response_a": "same", "response_b": " same "}, "field response_b: identical responses"),
+        ({"response_b": " \n"}, "field response_a or response_b: empty response"),
+        ({"prompt": "  "}, "field prompt: empty prompt"),
+        ({"response_a": "\ud800"}, "field any: lone surrogate"),
+        ({"prompt": [*_TURNS, {"role": "user", "content": "z"}]}, "field prompt: .*leaves no room .* 512 tokens"),
+        ({"prompt": _TURNS[:2]}, "field prompt: the prompt ends with the assistant's turn"),
+    ],
+)
+@pytest.mark.parametrize("stage", ["pretrain", "finetune", "reward"])
+def test_rows_that_teach_nothing_are_named_before_the_first_step(
+    tmp_path: Path, stage: str, change: dict[str, Any], complaint: str
+) -> None:
+    """Also those that only the tokenizer can tell: a run must not find them after hours."""
+    start = {"path": str(language_model(tmp_path / "lm"))}
+    run, recipe = {
+        "pretrain": (pretrain, pretrain_recipe(tmp_path)),
+        "finetune": (finetune, finetune_recipe(tmp_path)),
+        "reward": (train_reward, reward_recipe(tmp_path, model=start)),
+    }[stage]
+    file = Path(recipe.data.train[0])
+    lines = file.read_text("utf-8").splitlines()
+    lines[60] = json.dumps({**json.loads(lines[60]), **change})
+    file.write_text("\n".join(lines) + "\n", "utf-8")
+    with pytest.raises(DataError, match=rf"train\.jsonl, row 61 \(pair p60\), {complaint}"):
+        run(recipe)  # type: ignore[operator]
+    assert not recipe.run_directory.exists()
+
+
+def test_a_tracker_nobody_knows_or_installed(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"tracker\.name = tensorbord: there is none of that name; .*tensorboard.*none"):
+        finetune(finetune_recipe(tmp_path, tracker={"name": "tensorbord"}))
+    with pytest.raises(DataError, match=r"tracker\.name = wandb: its package is not installed"):
+        finetune(finetune_recipe(tmp_path, tracker={"name": "wandb"}))
+
+
 def test_a_judge_of_another_family(tmp_path: Path) -> None:
-    checkpoint = _checkpoint(tmp_path / "other")
+    checkpoint = language_model(tmp_path / "other")
     Manifest("v", (JudgeEntry("m", "scalar", "chat", (), 512, 0),)).save(checkpoint)
     for recipe in (
         finetune_recipe(tmp_path, model={"path": str(checkpoint)}),
@@ -74,12 +123,12 @@ def test_a_judge_of_another_family(tmp_path: Path) -> None:
 
 def test_adapting_what_is_no_judge(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"has no judge\.json"):
-        finetune(adapt_recipe(tmp_path, model={"path": str(_checkpoint(tmp_path / "plain"))}))
+        finetune(adapt_recipe(tmp_path, model={"path": str(language_model(tmp_path / "plain"))}))
 
 
 def test_a_reward_model_is_no_language_model(tmp_path: Path) -> None:
     """Its missing output matrix would be filled with random numbers without an error."""
-    checkpoint = _checkpoint(tmp_path / "reward")
+    checkpoint = language_model(tmp_path / "reward")
     config = json.loads((checkpoint / "config.json").read_text("utf-8"))
     config["architectures"] = ["Qwen3ForSequenceClassification"]
     (checkpoint / "config.json").write_text(json.dumps(config), "utf-8")
@@ -120,7 +169,7 @@ def test_a_disk_that_fills_up_during_training_leaves_the_last_good_state(tmp_pat
     assert Path(recipe.output.directory, "judge.json").exists()
 
 
-def test_a_disk_that_fills_up_at_the_end_leaves_the_old_checkpoint(tmp_path: Path) -> None:
+def test_a_disk_that_fills_up_at_the_end_leaves_the_oldlanguage_model(tmp_path: Path) -> None:
     target = tmp_path / "judge"
     with whole_directory(target) as part:
         (part / "weights").write_bytes(b"old")
@@ -164,14 +213,6 @@ def _files_fill_up(size: int | None = None) -> Iterator[None]:
 
 def _limit(size: int) -> None:
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
-
-
-def _checkpoint(path: Path) -> Path:
-    torch.manual_seed(0)
-    tokenizer = AutoTokenizer.from_pretrained(TOKENIZER)
-    scratch_model(ScratchSection.model_validate(SCRATCH["scratch"]), tokenizer).save_pretrained(path)
-    tokenizer.save_pretrained(path)
-    return path
 
 
 def test_a_directory_in_the_way_of_the_part_is_cleared(tmp_path: Path) -> None:

@@ -6,17 +6,20 @@ import json
 import os
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 import yaml
 from safetensors.torch import load_file
 
-from tests.support.tiny_training import tables
-from training.configs import FinetuneRecipe
+from tests.support.tiny_training import language_model, tables
+from training.configs import FinetuneRecipe, RewardRecipe
 from training.recipe_files import load_recipe
 from training.stages.finetune import finetune
+from training.stages.reward import train_reward
 
 STEPS = 20
 ACCELERATE = Path(__file__).parents[3] / "training" / "recipes" / "accelerate"
@@ -42,16 +45,42 @@ def test_two_sharded_processes_give_the_losses_of_one(tmp_path: Path) -> None:
         torch.testing.assert_close(sharded[name], weight, rtol=1e-3, atol=1e-3)
 
 
-def _recipe(directory: Path, version: str, batch: dict[str, int]) -> Path:
-    values = tables(
-        directory,
-        "finetune",
-        version=version,
-        batch=batch,
-        schedule={"steps": STEPS, "kind": "cosine", "warmup": 0.1},
-        objective={"label_mass_weight": 0.1},
-        output={"directory": str(directory / version), "save_every": 1000},
+@pytest.mark.slow
+@pytest.mark.timeout(500)
+def test_two_sharded_processes_train_the_reward_model_of_one(tmp_path: Path) -> None:
+    """With GRM's regulariser, whose extra head and reference log-probabilities have to be shared out as well."""
+    start = language_model(tmp_path / "lm")
+    changes = {
+        "model": {"path": str(start)},
+        "objective": {"text_regularizer": "dpo", "text_weight": 0.5, "smoothing": 0.05},
+        "schedule": {"steps": 8, "kind": "cosine", "warmup": 0.1},
+    }
+    one, two = (
+        _recipe(tmp_path, version, {"rows": 16, "rows_per_device": at_once}, "reward", **changes)
+        for version, at_once in (("one", 8), ("two", 4))
     )
+    recipe = load_recipe(one)
+    assert isinstance(recipe, RewardRecipe)
+    train_reward(recipe)
+    _launch(two)
+    expected, found = (_losses(tmp_path / "runs" / version) for version in ("one", "two"))
+    assert len(expected) == len(found) == 8
+    assert found == pytest.approx(expected, abs=1e-4)
+    whole, sharded = (load_file(tmp_path / version / "model.safetensors") for version in ("one", "two"))
+    assert whole.keys() == sharded.keys()
+    for name, weight in whole.items():
+        torch.testing.assert_close(sharded[name], weight, rtol=1e-3, atol=1e-3)
+    final = [json.loads((tmp_path / "runs" / v / "final.json").read_text("utf-8")) for v in ("one", "two")]
+    assert final[1] == pytest.approx(final[0], abs=1e-3)
+
+
+def _recipe(directory: Path, version: str, batch: dict[str, int], stage: str = "finetune", **changes: Any) -> Path:
+    settings: dict[str, Any] = {
+        "schedule": {"steps": STEPS, "kind": "cosine", "warmup": 0.1},
+        "objective": {"label_mass_weight": 0.1},
+    }
+    output = {"directory": str(directory / version), "save_every": 1000}
+    values = tables(directory, stage, version=version, batch=batch, output=output, **(settings | changes))
     path = directory / f"{version}.toml"
     path.write_text(_toml(values), "utf-8")
     return path
@@ -65,7 +94,7 @@ def _launch(recipe: Path) -> None:
     }
     env |= {"ACCELERATE_USE_FSDP": "true", "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    command += ["-m", "training", "finetune", str(recipe)]
+    command += ["-m", "training", tomllib.loads(recipe.read_text("utf-8"))["stage"], str(recipe)]
     done = subprocess.run(command, env=os.environ | env, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     assert "fsdp" in done.stderr.lower(), "the run was not sharded"

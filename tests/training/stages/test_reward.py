@@ -16,25 +16,18 @@ from service.judging import scalar
 from service.manifest import Manifest
 from service.tokenization import ChatTokenizer
 from service.types import Response, Verdict
-from tests.support.tiny_training import SCRATCH, TOKENIZER, pairs, reward_recipe
-from tests.training.stages.test_finetune import Gradients
-from training.configs import ScratchSection
+from tests.support.tiny_training import language_model, pairs, reward_recipe
+from tests.training.stages.test_finetune import Gradients, Interrupt
 from training.data.pairs import DataError, Pair, read_pairs, write_pairs
 from training.evaluation.judges.checkpoint import opened
 from training.objectives.text_regularizer import text_losses
-from training.stages.models import scratch_model
 from training.stages.reward import train_reward
 
 
 @pytest.fixture(scope="module")
 def backbone(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """The ``model`` table: a language model on the disk."""
-    path = tmp_path_factory.mktemp("backbone")
-    torch.manual_seed(0)
-    tokenizer = AutoTokenizer.from_pretrained(TOKENIZER)
-    scratch_model(ScratchSection.model_validate(SCRATCH["scratch"]), tokenizer).save_pretrained(path)
-    tokenizer.save_pretrained(path)
-    return {"path": str(path)}
+    return {"path": str(language_model(tmp_path_factory.mktemp("backbone")))}
 
 
 @pytest.mark.slow
@@ -93,6 +86,22 @@ def test_the_text_head_is_the_language_models_and_is_not_saved(
     assert low * 0.9 <= first["text"] <= high * 1.1
     saved = AutoModelForSequenceClassification.from_pretrained(recipe.output.directory)
     assert not [name for name in saved.state_dict() if "text_head" in name]
+
+
+def test_the_reference_is_the_model_training_begins_from(tmp_path: Path, backbone: dict[str, str]) -> None:
+    """Until a step has been taken the two agree on every response, so the term is exactly log 2; afterwards it falls,
+    also for a run that was interrupted, whose reference is still the beginning."""
+    objective = {"text_regularizer": "dpo", "text_weight": 0.5, "text_beta": 0.1}
+    changes: dict[str, Any] = {"model": backbone, "objective": objective, "output": {"save_every": 2}}
+    whole = reward_recipe(tmp_path, version="whole", schedule={"steps": 4}, **changes)
+    terms = [row["text"] for row in train_reward(whole).state.log_history if "text" in row]
+    assert terms[0] == pytest.approx(math.log(2), abs=1e-5)
+    assert terms[-1] < terms[0] - 1e-3
+    halted = reward_recipe(tmp_path, version="halted", schedule={"steps": 4}, **changes)
+    with pytest.raises(KeyboardInterrupt):
+        train_reward(halted, callbacks=[Interrupt(3)])
+    again = [row["text"] for row in train_reward(halted, resume=True).state.log_history if "text" in row]
+    assert again == pytest.approx(terms, abs=1e-6)
 
 
 def test_accumulation_gives_the_gradient_of_one_batch(tmp_path: Path, backbone: dict[str, str]) -> None:

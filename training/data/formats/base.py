@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from service.types import Message, Prompt
-from training.data.pairs import DataError, Pair, PairLabel
+from training.data.pairs import KNOWN_ROLES, DataError, Pair, PairLabel
 
 ROLES = {"human": "user", "gpt": "assistant", "chatgpt": "assistant", "bot": "assistant", "function_call": "assistant"}
 """Other words for roles, as ShareGPT-like data spells them."""
@@ -89,7 +89,9 @@ class Row:
         if not isinstance(turn, Mapping) or not all(isinstance(turn.get(key), str) for key in keys):
             raise self.fault(field, f"turn {index + 1} must have a {keys[0]} and a {keys[1]}, both texts.")
         role, content = (str(turn[key]) for key in keys)
-        return Message(ROLES.get(role, role), content)
+        if (role := ROLES.get(role, role)) not in KNOWN_ROLES:
+            raise self.fault(field, f"turn {index + 1}: its {keys[0]} must be one of {', '.join(KNOWN_ROLES)}.")
+        return Message(role, content)
 
     def pair(
         self,
