@@ -10,7 +10,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from training.architectures import Architecture, architectures
-from training.configs import ModelSection
+from training.configs import AdaptRecipe, FinetuneRecipe, ModelSection, RewardRecipe
 from training.data.pairs import DataError
 from training.estimate import GB, GPUS, Memory, Run, Sharding, disk_bytes, memory, most_rows, time
 from training.presets import Expected, NamedRecipe, toml_text
@@ -52,9 +52,16 @@ def plan(recipe: AnyRecipe, shape: Architecture, expected: Expected, machine: Ma
         samples=rows,
         epochs=epochs,
         checkpointing=recipe.model.gradient_checkpointing,
-        logits="labels" if recipe.stage in ("finetune", "adapt", "reward") else "chunked",
+        logits="labels" if _reads_only(recipe) else "chunked",
         utilisation=machine.utilisation,
     )
+
+
+def _reads_only(recipe: AnyRecipe) -> bool:
+    """Does a step compute two logits or one reward a row, and no text?"""
+    if isinstance(recipe, RewardRecipe):
+        return recipe.objective.text_regularizer == "none"
+    return isinstance(recipe, FinetuneRecipe | AdaptRecipe) and not recipe.objective.judgment_weight
 
 
 def _rows(recipe: AnyRecipe, expected: Expected) -> tuple[int, float]:
@@ -141,9 +148,10 @@ def expectation(named: NamedRecipe, machine: Machine) -> list[str]:
 
 
 def launch(named: NamedRecipe, machine: Machine, file: str) -> str:
+    curve = " --sizes" if named.stage == "adapt" else ""
     return (
         f"accelerate launch --config_file training/recipes/accelerate/{machine.sharding}.yaml"
-        f" --num_processes {machine.gpus} -m training {named.stage} {file}"
+        f" --num_processes {machine.gpus} -m training {named.stage} {file}{curve}"
     )
 
 

@@ -1,4 +1,4 @@
-"""Named recipes ``PRESET/BACKBONE/STAGE``: two presets, six backbones and two stages in three files instead of 24.
+"""Named recipes ``PRESET/BACKBONE/STAGE``: two presets, six backbones and up to four stages in three files, not 36.
 
 A preset (`training/recipes/presets/*.toml`) holds what its authors said, stage by stage; `models.toml` holds the
 backbones. `resolve` puts them together into an ordinary recipe of `training.configs`; `training.planning` writes it
@@ -20,12 +20,13 @@ from typing import Any, Literal, cast, get_args
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from training.architectures import MODELS, Architecture, architectures
-from training.configs import FinetuneRecipe, PretrainRecipe
+from training.configs import AdaptRecipe, FinetuneRecipe, PretrainRecipe, RewardRecipe
 from training.data.pairs import DataError
 from training.recipe_files import Recipe
 
-Stage = Literal["pretrain", "finetune"]
+Stage = Literal["pretrain", "finetune", "adapt", "reward"]
 STAGES: tuple[Stage, ...] = get_args(Stage)
+PresetRecipe = PretrainRecipe | FinetuneRecipe | AdaptRecipe | RewardRecipe
 PRESETS = MODELS.parent
 _RECIPE: TypeAdapter[Any] = TypeAdapter(Recipe)
 _BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")
@@ -42,7 +43,8 @@ class Expected(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class Preset:
-    """A preset file: what its stages share, and each stage's own tables, unset keys and expectation."""
+    """A preset file: what its stages share, and each stage's own tables, unset keys and expectation. A source that says
+    nothing of a stage has none of it."""
 
     name: str
     title: str
@@ -71,7 +73,7 @@ class NamedRecipe:
     def expected(self) -> Expected:
         return self.preset.expected[self.stage]
 
-    def recipe(self) -> PretrainRecipe | FinetuneRecipe:
+    def recipe(self) -> PresetRecipe:
         """The typed recipe. Raises `DataError` naming what the source leaves open, or a wrong key."""
         if self.unset:
             given = " ".join(f"--set {key}=..." for key in self.unset)
@@ -79,7 +81,7 @@ class NamedRecipe:
                 f"{self.name}: {self.preset.source} does not state {', '.join(self.unset)}; give them: {given}"
             )
         try:
-            made: PretrainRecipe | FinetuneRecipe = _RECIPE.validate_python(self.fields)
+            made: PresetRecipe = _RECIPE.validate_python(self.fields)
         except ValidationError as error:
             wrong = "; ".join(f"{'.'.join(map(str, e['loc'][1:]))}: {e['msg']}" for e in error.errors())
             raise DataError(f"{self.name}: {wrong}.") from error
@@ -88,7 +90,12 @@ class NamedRecipe:
 
 def names() -> list[str]:
     """Every named recipe, presets first."""
-    return [f"{preset}/{backbone}/{stage}" for preset in presets() for backbone in architectures() for stage in STAGES]
+    return [
+        f"{name}/{backbone}/{stage}"
+        for name, preset in presets().items()
+        for backbone in architectures()
+        for stage in preset.stages
+    ]
 
 
 @cache
@@ -99,7 +106,7 @@ def presets() -> dict[str, Preset]:
 
 def _preset(path: Path) -> Preset:
     data = tomllib.loads(path.read_text(encoding="utf-8"))
-    parts = {stage: dict(data[stage]) for stage in STAGES}
+    parts = {stage: dict(data[stage]) for stage in STAGES if stage in data}
     expected = {stage: Expected.model_validate(part.pop("expect")) for stage, part in parts.items()}
     unset = {stage: tuple(part.pop("unset", ())) for stage, part in parts.items()}
     stages = {stage: merged(data["shared"], part) for stage, part in parts.items()}
@@ -124,9 +131,10 @@ def resolve(name: str, changes: Sequence[str] = ()) -> NamedRecipe:
 
 
 def _frame(preset: str, backbone: str, stage: Stage) -> dict[str, Any]:
-    """What follows from the name alone; stage 2 starts from what stage 1 leaves."""
+    """What follows from the name alone: stage 2 starts from what stage 1 leaves, and an adaptation from stage 2's."""
     checkpoints = {one: f"checkpoints/{preset}-{backbone}-{one}" for one in STAGES}
-    start = architectures()[backbone].hub if stage == "pretrain" else checkpoints["pretrain"]
+    before: dict[Stage, Stage] = {"finetune": "pretrain", "adapt": "finetune"}
+    start = checkpoints[before[stage]] if stage in before else architectures()[backbone].hub
     return {
         "stage": stage,
         "version": f"{preset}-{backbone}-{stage}",

@@ -19,14 +19,16 @@ from training.data.pairs import DataError
 from training.estimate import GB, memory, time
 from training.planning import Machine, estimate_lines, plan, recipe_text, shape_of
 from training.planning_picture import draw_memory, table
-from training.presets import merged, names, resolve, toml_text
+from training.presets import STAGES, merged, names, resolve, toml_text
 from training.recipe_files import load_recipe
 
 OPEN = ("batch.rows", "data.max_tokens", "schedule.kind", "schedule.warmup", "optimizer.weight_decay")
 
 
 def test_there_are_two_presets_of_six_backbones_and_two_stages() -> None:
-    assert len(names()) == len(set(names())) == 2 * 6 * 2
+    """The paper has baselines and adaptations as well; the released scripts do not."""
+    assert len(names()) == len(set(names())) == 2 * 6 * 2 + 6 * 2
+    assert {name.split("/")[2] for name in names() if name.startswith("gram-released/")} == {"pretrain", "finetune"}
     assert "gram-paper/llama-3.1-8b/pretrain" in names()
     assert "gram-released/qwen3-14b/finetune" in names()
 
@@ -62,6 +64,7 @@ def test_each_fits_on_eight_a800(name: str) -> None:
         ("gram-released/qwen3-8b/finetune", 2e-5, 128, 2, 0.05),
         ("gram-paper/llama-3.1-8b/pretrain", 2e-5, 256, 1, None),
         ("gram-paper/llama-3.1-8b/finetune", 1e-5, 256, 1, 0.05),
+        ("gram-paper/llama-3.1-8b/reward", 1e-5, 256, 1, 0.0),
     ],
 )
 def test_the_numbers_of_the_sources(name: str, rate: float, rows: int, epochs: int, alpha: float | None) -> None:
@@ -75,6 +78,22 @@ def test_stage_two_starts_from_what_stage_one_leaves() -> None:
     first, second = (resolve(f"gram-released/qwen3-4b/{stage}").recipe() for stage in ("pretrain", "finetune"))
     assert first.model.path == "Qwen/Qwen3-4B"
     assert second.model.path == first.output.directory != second.output.directory
+    name = "gram-paper/qwen3-4b"
+    judge, adapted, baseline = (resolve(f"{name}/{s}", changes_for(f"{name}/{s}")).recipe() for s in STAGES[1:])
+    assert adapted.model.path == judge.output.directory
+    assert baseline.model.path == "Qwen/Qwen3-4B"
+
+
+def test_an_adaptation_is_launched_as_a_curve_and_a_text_term_is_counted() -> None:
+    name = "gram-paper/llama-3.1-8b/adapt"
+    assert "-m training adapt x.toml --sizes\n" in recipe_text(resolve(name, changes_for(name)), Machine(), "x.toml")
+    assert "# optimizer.learning_rate = ?" in recipe_text(resolve(name), Machine(), "x.toml")
+    name = "gram-paper/llama-3.1-8b/reward"
+    needs = []
+    for kind in ("none", "dpo"):
+        named = resolve(name, (*changes_for(name), f"objective.text_regularizer={kind}"))
+        needs.append(memory(plan(named.recipe(), named.architecture, named.expected, Machine())).logits)
+    assert needs[0] < 1e6 < 1e9 < needs[1]
 
 
 @pytest.mark.parametrize("stage", ["pretrain", "finetune"])

@@ -22,6 +22,7 @@ from training.presets import Stage, merged, resolve
 from training.recipe_files import Recipe
 from training.stages.finetune import finetune
 from training.stages.pretrain import pretrain
+from training.stages.reward import train_reward
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*pin_memory.*:UserWarning")
 
@@ -46,7 +47,7 @@ def _tiny_backbone(model_type: str, path: Path) -> Path:
 
 
 def _twin(name: str, stage: Stage, directory: Path, start: Path) -> Any:
-    named = resolve(f"{name}/{stage}", changes_for(name))
+    named = resolve(f"{name}/{stage}", changes_for(f"{name}/{stage}"))
     small = {
         "model": {"path": str(start)},
         "data": write_data(directory),
@@ -66,7 +67,7 @@ def test_a_twin_of_each_preset_becomes_a_judge(name: str, tmp_path: Path) -> Non
     backbone = architectures()[name.split("/")[1]]
     start = _tiny_backbone(backbone.model_type, tmp_path / "backbone")
     first = _twin(name, "pretrain", tmp_path, start)
-    big = resolve(f"{name}/pretrain", changes_for(name)).recipe()
+    big = resolve(f"{name}/pretrain", changes_for(f"{name}/pretrain")).recipe()
     assert first.optimizer == big.optimizer
     assert first.model.gradient_checkpointing
     trained = pretrain(first)
@@ -80,3 +81,14 @@ def test_a_twin_of_each_preset_becomes_a_judge(name: str, tmp_path: Path) -> Non
     assert manifest is not None
     assert [entry.family for entry in manifest.judges] == ["gram"]
     assert AutoConfig.from_pretrained(tmp_path / "finetune").model_type == backbone.model_type
+    if name.startswith("gram-paper/"):
+        _adapted_and_compared(name, tmp_path, start)
+
+
+def _adapted_and_compared(name: str, directory: Path, start: Path) -> None:
+    """The paper's other two stages: the judge on few pairs, and the discriminative baseline."""
+    adapted = finetune(_twin(name, "adapt", directory, directory / "finetune"))
+    baseline = train_reward(_twin(name, "reward", directory, start))
+    assert adapted.state.global_step == baseline.state.global_step == STEPS
+    families = [Manifest.load(directory / stage) for stage in ("adapt", "reward")]
+    assert [m.judges[0].family for m in families if m is not None] == ["gram", "scalar"]

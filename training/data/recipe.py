@@ -66,12 +66,16 @@ class Input(Section):
     hub_split: str = "train"
     hub_config: str | None = None
     hub_revision: str | None = None
+    hub_folder: str | None = None
+    """Only files of this folder, where a data set has folders instead of configurations."""
 
     def source(self) -> Source:
         """Raises `DataError` for an environment variable that is not set."""
         rows = self.drop_rows.rows() if self.drop_rows else frozenset()
         where = expanded(self.path)
-        return Source(where, self.format, self.name, self.hub_split, self.hub_config, self.hub_revision, rows)
+        return Source(
+            where, self.format, self.name, self.hub_split, self.hub_config, self.hub_revision, rows, self.hub_folder
+        )
 
 
 class DataRecipe(Section):

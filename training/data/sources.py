@@ -17,7 +17,8 @@ from training.data.pairs import Pair
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """Where pairs come from. ``location`` is a path, or ``hub:owner/name`` with ``split``, ``config`` and ``revision``.
+    """Where pairs come from. ``location`` is a path, or ``hub:owner/name`` with ``split``, ``config``, ``revision`` and
+    ``folder``.
 
     ``format`` is a name of the registry; None recognises it by the columns of each file's first row. ``name`` begins
     the ids of the pairs; by default it is the format's. ``drop_rows`` are row numbers, counted from 0, to leave out.
@@ -30,6 +31,7 @@ class Source:
     config: str | None = None
     revision: str | None = None
     drop_rows: frozenset[int] = frozenset()
+    folder: str | None = None
 
     @property
     def is_hub(self) -> bool:
@@ -73,7 +75,10 @@ class Reading:
         digest = sha256()
 
         def hashed() -> Iterator[tuple[int, Record]]:
-            rows = hub_records(name, split=self.source.split, config=self.source.config, revision=self.source.revision)
+            source = self.source
+            rows = hub_records(
+                name, split=source.split, config=source.config, revision=source.revision, folder=source.folder
+            )
             for number, row in rows:
                 digest.update(json.dumps(row, sort_keys=True, default=str).encode())
                 origin.sha256 = digest.hexdigest()  # of the rows so far: a reader may stop before the end

@@ -31,6 +31,11 @@ def processes() -> int:
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
+def is_main_process() -> bool:
+    """Does this process write what all of them made?"""
+    return int(os.environ.get("RANK", "0")) == 0
+
+
 def total_steps(schedule: ScheduleSection, rows: int, rows_per_step: int) -> int:
     """Optimizer steps of the run; an epoch's last step may be a smaller one."""
     return schedule.steps or max(1, math.ceil(schedule.epochs * math.ceil(rows / rows_per_step)))
