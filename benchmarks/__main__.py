@@ -21,27 +21,13 @@ from benchmarks import (
     startup,
     throughput,
     train,
+    votes,
 )
 from benchmarks.figures import DOCS, INTRODUCTION
 
-MEASUREMENTS: dict[str, ModuleType] = {
-    module.__name__.rpartition(".")[2]: module
-    for module in (
-        throughput,
-        prefix,
-        heldout,
-        repeatability,
-        startup,
-        kill,
-        commit,
-        health,
-        soak,
-        adaptive,
-        train,
-        padding,
-    )
-}
-WITH_URL = (prefix, heldout)
+ALL = (throughput, prefix, heldout, repeatability, startup, kill, commit, health, soak, adaptive, train, padding, votes)
+MEASUREMENTS: dict[str, ModuleType] = {module.__name__.rpartition(".")[2]: module for module in ALL}
+WITH_URL = (prefix, heldout, votes)
 
 
 def parse(command_line: Sequence[str]) -> Namespace:

@@ -1,4 +1,5 @@
-"""The demo judge on fresh held-out pairs, over HTTP: /compare, /rationale, and baselines that see no question."""
+"""The demo judge on fresh held-out pairs, over HTTP: /compare, /rationale (greedy, by vote, and whether what it states
+is true), and baselines that see no question."""
 
 from __future__ import annotations
 
@@ -6,7 +7,7 @@ import asyncio
 import math
 from argparse import ArgumentParser, Namespace
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -20,7 +21,8 @@ from benchmarks.questions import as_items, draw_pairs
 from benchmarks.servers import DEADLINE, service_url
 from training.data.demo_tasks import TASKS, DemoPair, draw
 from training.evaluation.demo import length_baseline, style_baseline
-from training.evaluation.statistics import wilson_interval
+from training.evaluation.facts import Checked, Faithfulness, Letter, check
+from training.evaluation.statistics import PairedTest, paired_test, wilson_interval
 
 SUMMARY = "The demo judge on fresh held-out pairs, over HTTP."
 PLOT = DOCS.with_name("heldout.png")
@@ -31,7 +33,8 @@ BASELINE_TRAINING_PAIRS = 2000
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """One pair judged; ``p_right`` is P(the right response is better)."""
+    """One pair judged; ``p_right`` is P(the right response is better). ``checked``: what its judgments state, and the
+    letters they end in."""
 
     task: str
     p_right: float
@@ -39,6 +42,7 @@ class Outcome:
     label_mass: float | None
     parsed: int = 0
     written: int = 0
+    checked: tuple[tuple[Checked, Letter | None], ...] = ()
 
     @property
     def correct(self) -> bool:
@@ -52,6 +56,10 @@ def add_arguments(parser: ArgumentParser) -> None:
         "--rationales", type=int, default=2000, help="pairs for /rationale, the first so many (default 2000)"
     )
     parser.add_argument(
+        "--voted", type=int, default=300, help="pairs judged by vote too, the first so many (default 300)"
+    )
+    parser.add_argument("--votes", type=int, default=8, help="votes in each display order for those (default 8)")
+    parser.add_argument(
         "--seed", type=int, default=2026, help="of the pairs; training uses none of them under any seed"
     )
     parser.add_argument("--plot", type=Path, help=f"where to draw accuracy by task (with --write-docs: {PLOT.name})")
@@ -59,14 +67,16 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 def run(arguments: Namespace) -> Report:
     pairs = draw_pairs(max(arguments.pairs, arguments.rationales), arguments.seed)
+    voters = min(arguments.voted, arguments.rationales)
     with service_url(arguments) as url, Progress(transient=True) as progress:
         compared = asyncio.run(_compare(url, pairs[: arguments.pairs], progress))
         written = asyncio.run(_write(url, pairs[: arguments.rationales], progress))
+        voted = asyncio.run(_write(url, pairs[:voters], progress, arguments.votes))
     baselines = _baselines(pairs, arguments.seed)
     plot = arguments.plot or (PLOT if arguments.write_docs else None)
     if plot:
         draw_plot(by_task(compared), by_task(written), plot)
-    return _report(compared, written, baselines, arguments)
+    return _report(compared, written, voted, baselines, arguments)
 
 
 async def _compare(url: str, pairs: Sequence[DemoPair], progress: Progress) -> list[Outcome]:
@@ -81,33 +91,46 @@ async def _compare(url: str, pairs: Sequence[DemoPair], progress: Progress) -> l
     return [_outcome(i, pair, verdict) for i, (pair, verdict) in enumerate(zip(pairs, verdicts, strict=True))]
 
 
-async def _write(url: str, pairs: Sequence[DemoPair], progress: Progress) -> list[Outcome]:
+async def _write(url: str, pairs: Sequence[DemoPair], progress: Progress, votes: int = 1) -> list[Outcome]:
     """One request a pair, many at a time. A pair without any parsable judgment is wrong, not left out."""
-    items, step = as_items(pairs), progress.add_task("/rationale", total=len(pairs))
+    title = "/rationale" if votes == 1 else f"/rationale, {votes} votes"
+    items, step = as_items(pairs), progress.add_task(title, total=len(pairs))
+    clients = max(1, RATIONALE_CLIENTS // votes)
     outcomes: list[Outcome | None] = [None] * len(items)
     waiting = iter(range(len(items)))
 
     async def work(client: httpx.AsyncClient) -> None:
         for i in waiting:
-            reply = await client.post("/rationale", json=items[i])
+            reply = await client.post("/rationale", json=items[i] | {"votes": votes})
             failed = reply.status_code == 502 and reply.json()["error"]["code"] == "invalid_verdict"
-            body = {"status": "failed"} if failed else reply.raise_for_status().json()
+            shown = {"status": "failed"} | reply.json()["error"]["details"] if failed else {}
+            body = shown or reply.raise_for_status().json()
             outcomes[i] = _outcome(i, pairs[i], body)
             progress.advance(step)
 
     async with httpx.AsyncClient(base_url=url, timeout=600, headers=DEADLINE, trust_env=False) as client:
-        await asyncio.gather(*(work(client) for _ in range(RATIONALE_CLIENTS)))
+        await asyncio.gather(*(work(client) for _ in range(clients)))
     return [outcome for outcome in outcomes if outcome is not None]
 
 
 def _outcome(number: int, pair: DemoPair, verdict: dict[str, Any]) -> Outcome:
     """`as_items` put the right response first in every pair of even number."""
-    if verdict["status"] != "ok":
-        return Outcome(pair.task, math.nan, False, None, 0, 2)
-    p_right = verdict["p_first"] if number % 2 == 0 else 1.0 - verdict["p_first"]
     rationales = verdict.get("rationales") or []
     parsed = sum(rationale["verdict"] != "invalid" for rationale in rationales)
-    return Outcome(pair.task, p_right, verdict["consistent"], verdict["label_mass"], parsed, len(rationales))
+    checked = tuple(_checked(number, pair, rationale) for rationale in rationales)
+    if verdict["status"] != "ok":
+        return Outcome(pair.task, math.nan, False, None, parsed, len(rationales), checked)
+    p_right = verdict["p_first"] if number % 2 == 0 else 1.0 - verdict["p_first"]
+    mass = verdict["label_mass"]
+    return Outcome(pair.task, p_right, verdict["consistent"], mass, parsed, len(rationales), checked)
+
+
+def _checked(number: int, pair: DemoPair, rationale: dict[str, Any]) -> tuple[Checked, Letter | None]:
+    """What one judgment states, and its verdict as the letter that it wrote."""
+    a_first = rationale["order"] == "ab"
+    letters: dict[str, Letter] = {"a": "A", "b": "B"} if a_first else {"a": "B", "b": "A"}
+    found = check(rationale["sections"], pair, right_first=(number % 2 == 0) == a_first)
+    return found, letters.get(rationale["verdict"])
 
 
 def by_task(outcomes: Sequence[Outcome]) -> dict[str, tuple[int, int]]:
@@ -128,29 +151,20 @@ def _baselines(pairs: Sequence[DemoPair], seed: int) -> dict[str, float]:
 
 
 def _report(
-    compared: Sequence[Outcome], written: Sequence[Outcome], baselines: dict[str, float], arguments: Namespace
+    compared: Sequence[Outcome],
+    written: Sequence[Outcome],
+    voted: Sequence[Outcome],
+    baselines: dict[str, float],
+    arguments: Namespace,
 ) -> Report:
     tasks, written_tasks = by_task(compared), by_task(written)
     rows = [[task, *_accuracy(tasks[task]), *_accuracy(written_tasks.get(task))] for task in tasks]
     rows.append(["all", *_accuracy(_total(tasks)), *_accuracy(_total(written_tasks))])
     flips = sum(not outcome.consistent for outcome in compared) / len(compared)
     mass = math.fsum(outcome.label_mass or 0.0 for outcome in compared) / len(compared)
-    bars = [
-        Bar("/compare accuracy", _share(_total(tasks)), ">=", 0.95),
-        Bar("/compare flips between the orders", flips, "<=", 0.03),
-        Bar("/compare mean label mass", mass, ">=", 0.95),
-        Bar("/compare accuracy of the hardest task", min(map(_share, tasks.values())), ">=", 0.90),
-        Bar("tasks", len(tasks), ">=", 6),
-        *(Bar(f"{name}-only baseline accuracy", accuracy, "<=", 0.55) for name, accuracy in baselines.items()),
-    ]
-    if written:
-        parsed = sum(o.parsed for o in written) / sum(o.written for o in written)
-        bars += [
-            Bar("/rationale parsed", parsed, ">=", 0.99),
-            Bar("/rationale accuracy", _share(_total(written_tasks)), ">=", 0.95),
-        ]
+    bars = _compare_bars(tasks, flips, mass, baselines)
     failed = sum(math.isnan(outcome.p_right) for outcome in (*compared, *written))
-    raw = {
+    raw: dict[str, Any] = {
         "seed": arguments.seed,
         "compare": tasks,
         "rationale": written_tasks,
@@ -160,8 +174,64 @@ def _report(
         "failed": failed,
     }
     notes = [f"Seed {arguments.seed}; intervals are 95 % (Wilson); {failed} failed judgments, counted as wrong."]
+    if written:
+        stated = Faithfulness.of(one for outcome in written for one in outcome.checked)
+        bars += _written_bars(written, stated)
+        notes.append(_stated(stated))
+        raw["stated"] = asdict(stated)
+    if voted:
+        gap = paired_test([o.correct for o in voted], [o.correct for o in written[: len(voted)]], _names(voted))
+        bars.append(Bar(f"votes@{arguments.votes} minus greedy, high end of the 95 % interval", gap.high, ">=", 0.0))
+        notes.append(_voted(voted, written[: len(voted)], gap, arguments.votes))
+        raw["voted"] = {"pairs": len(voted), "correct": sum(o.correct for o in voted), "votes": arguments.votes}
     headers = ["task", "/compare", "interval", "pairs", "/rationale", "interval", "pairs"]
     return Report("heldout", SUMMARY, headers, rows, bars, raw, notes)
+
+
+def _compare_bars(
+    tasks: dict[str, tuple[int, int]], flips: float, mass: float, baselines: dict[str, float]
+) -> list[Bar]:
+    return [
+        Bar("/compare accuracy", _share(_total(tasks)), ">=", 0.95),
+        Bar("/compare flips between the orders", flips, "<=", 0.03),
+        Bar("/compare mean label mass", mass, ">=", 0.95),
+        Bar("/compare accuracy of the hardest task", min(map(_share, tasks.values())), ">=", 0.90),
+        Bar("tasks", len(tasks), ">=", 6),
+        *(Bar(f"{name}-only baseline accuracy", accuracy, "<=", 0.55) for name, accuracy in baselines.items()),
+    ]
+
+
+def _written_bars(written: Sequence[Outcome], stated: Faithfulness) -> list[Bar]:
+    parsed = sum(o.parsed for o in written) / max(1, sum(o.written for o in written))
+    return [
+        Bar("/rationale parsed", parsed, ">=", 0.99),
+        Bar("/rationale accuracy", _share(_total(by_task(written))), ">=", 0.97),
+        Bar("/rationale stated facts that are true", _share((stated.true, stated.statements)), ">=", 0.95),
+    ]
+
+
+def _stated(stated: Faithfulness) -> str:
+    low, high = wilson_interval(stated.all_true, stated.judgments)
+    kinds = ", ".join(f"{kind} {true / total:.4f}" for kind, (true, total) in stated.by_kind.items())
+    return (
+        f"{stated.judgments} greedy judgments state {stated.statements} facts: true by kind {kinds}; "
+        f"{stated.all_true / stated.judgments:.4f} ({low:.4f} - {high:.4f}) of the judgments state nothing false, "
+        f"{stated.silent} state nothing that can be checked; the verdict is the one that the statements imply in "
+        f"{stated.follow} of {stated.implying}."
+    )
+
+
+def _voted(voted: Sequence[Outcome], greedy: Sequence[Outcome], gap: PairedTest, votes: int) -> str:
+    by_vote, alone = sum(o.correct for o in voted), sum(o.correct for o in greedy)
+    return (
+        f"votes@{votes} against greedy on the same {len(voted)} pairs: {by_vote / len(voted):.4f} and "
+        f"{alone / len(greedy):.4f}, difference {gap.difference:+.4f} ({gap.low:+.4f} - {gap.high:+.4f}, paired)."
+    )
+
+
+def _names(outcomes: Sequence[Outcome]) -> list[str]:
+    """Every pair is its own cluster."""
+    return [str(i) for i in range(len(outcomes))]
 
 
 def _accuracy(count: tuple[int, int] | None) -> tuple[str, str, str]:

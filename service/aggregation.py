@@ -8,7 +8,7 @@ and every probability that may be complemented is first put where ``1 - (1 - p) 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -16,6 +16,10 @@ from service.errors import InternalError, InvalidVerdict, NonFiniteScore
 from service.types import Comparison, Flag, Label, Order, OrderReading, Rationale, Verdict, Votes, Where
 
 Side = Literal["a", "b", "tie"]
+Slot = tuple[Order, int]
+"""Which vote: display order (of the canonical pair) and number."""
+
+ORDERS: tuple[Order, Order] = ("ab", "ba")
 
 _MIRRORED_ORDER: dict[Order, Order] = {"ab": "ba", "ba": "ab"}
 _MIRRORED_LABEL: dict[Label, Label] = {"a": "b", "b": "a", "invalid": "invalid"}
@@ -81,28 +85,37 @@ def mirror(verdict: Verdict) -> Verdict:
         p_ba=verdict.p_ab,
         votes=None if votes is None else replace(votes, a=votes.b, b=votes.a),
         flags=tuple(_mirror_flag(flag) for flag in verdict.flags),
-        rationales=_sorted(_mirror_rationale(rationale) for rationale in verdict.rationales),
+        rationales=mirror_rationales(verdict.rationales),
     )
+
+
+def mirror_rationales(rationales: Iterable[Rationale]) -> tuple[Rationale, ...]:
+    """Written judgments for the caller who named the responses the other way round."""
+    return _sorted(_mirror_rationale(rationale) for rationale in rationales)
 
 
 def combine_votes(readings: Sequence[VoteReading], votes_per_order: int) -> Verdict:
     """The verdict of up to k = `votes_per_order` written judgments of each order; those not asked for count as skipped.
 
     An order's probability (log-odds, label mass) is the mean over its valid votes, so that an invalid vote weighs
-    nothing rather than one half. Conflicting tags inside a text become the flag ``multiple_verdicts``.
+    nothing rather than one half. Conflicting tags inside a text become the flag ``multiple_verdicts``, verdicts that
+    were asked for at the token limit the flag ``forced_verdict``.
     Raises `InvalidVerdict` when an order has no valid vote, `NonFiniteScore` for anything not finite.
     """
-    verdict = combine(_mean(readings, "ab"), _mean(readings, "ba"))
+    rationales = _sorted(_with_probability(reading) for reading in readings)
+    verdict = combine(_mean(readings, "ab", rationales), _mean(readings, "ba", rationales))
     labels = [reading.rationale.verdict for reading in readings]
     skipped = 2 * votes_per_order - len(labels)
     if skipped < 0:
         raise InternalError("More votes were read than asked for; report this with the request id.")
     conflicting = sum(reading.conflicting for reading in readings)
+    forced = sum(reading.rationale.forced and reading.rationale.verdict != "invalid" for reading in readings)
+    found = (Flag("multiple_verdicts", conflicting, "rationale"), Flag("forced_verdict", forced, "rationale"))
     return replace(
         verdict,
         votes=Votes(labels.count("a"), labels.count("b"), labels.count("invalid"), skipped),
-        flags=(Flag("multiple_verdicts", conflicting, "rationale"),) if conflicting else (),
-        rationales=_sorted(_with_probability(reading) for reading in readings),
+        flags=tuple(flag for flag in found if flag.count),
+        rationales=rationales,
     )
 
 
@@ -112,25 +125,68 @@ def is_decided(readings: Sequence[VoteReading], votes_per_order: int) -> bool:
     Each remaining vote may read any probability in [0, 1] or be invalid. An order without a valid vote decides nothing
     while votes remain, for it may yet fail the pair.
     """
-    low_ab, high_ab = _range(readings, "ab", votes_per_order)
-    low_ba, high_ba = _range(readings, "ba", votes_per_order)
-    if len(readings) >= 2 * votes_per_order:
-        return True
-    return low_ab > high_ba + _ROUNDING or low_ba > high_ab + _ROUNDING
+    return _tally(readings, "ab", votes_per_order).settles(_tally(readings, "ba", votes_per_order))
+
+
+def vote_slots(votes_per_order: int) -> Iterator[Slot]:
+    """Every vote in the order in which votes are asked for: the display orders take turns."""
+    return ((order, vote) for vote in range(votes_per_order) for order in ORDERS)
+
+
+def votes_worth_asking(readings: Sequence[VoteReading], votes_per_order: int) -> int:
+    """How many more of `vote_slots` to ask for at once: the fewest that could decide, if they all agreed; 0 if decided.
+
+    Asking for as many together costs no vote that asking one by one would have saved.
+    """
+    if is_decided(readings, votes_per_order):
+        return 0
+    slots = list(vote_slots(votes_per_order))[len(readings) :]
+    start = [_tally(readings, order, votes_per_order) for order in ORDERS]
+    needed = len(slots)
+    for winner in ORDERS:
+        tallies = dict(zip(ORDERS, start, strict=True))
+        for n, (order, _) in enumerate(slots[:needed], 1):
+            tallies[order] = tallies[order].plus(1.0 if order == winner else 0.0)
+            if tallies["ab"].settles(tallies["ba"]):
+                needed = n
+                break
+    return needed
+
+
+@dataclass(frozen=True, slots=True)
+class _Tally:
+    """One order so far: the sum of P(shown first better) over ``valid`` votes, and how many are ``left``."""
+
+    total: float
+    valid: int
+    left: int
+
+    def plus(self, p: float) -> _Tally:
+        """With one more valid vote."""
+        return _Tally(self.total + p, self.valid + 1, self.left - 1)
+
+    def range(self) -> tuple[float, float]:
+        """Bounds of the order's mean once all its votes are in."""
+        if not self.valid:
+            return 0.0, 1.0
+        count = self.valid + self.left
+        return self.total / count, (self.total + self.left) / count
+
+    def settles(self, other: _Tally) -> bool:
+        """Do the two orders together leave only one response to be preferred?"""
+        (low, high), (other_low, other_high) = self.range(), other.range()
+        none_left = self.left + other.left <= 0
+        return none_left or low > other_high + _ROUNDING or other_low > high + _ROUNDING
 
 
 _ROUNDING = 1e-12
 """Slack for the rounding of means: stopping early must never be decided by it."""
 
 
-def _range(readings: Sequence[VoteReading], order: Order, votes_per_order: int) -> tuple[float, float]:
-    """Bounds of the order's mean P(shown first better) once all its votes are in."""
+def _tally(readings: Sequence[VoteReading], order: Order, votes_per_order: int) -> _Tally:
     valid = [r.p_shown_first for r in _valid(readings, order)]
     left = votes_per_order - sum(reading.rationale.order == order for reading in readings)
-    if not valid:
-        return 0.0, 1.0
-    total, count = math.fsum(valid), len(valid) + left
-    return total / count, (total + left) / count
+    return _Tally(math.fsum(valid), len(valid), left)
 
 
 def _valid(readings: Sequence[VoteReading], order: Order) -> list[OrderReading]:
@@ -142,12 +198,11 @@ def _valid(readings: Sequence[VoteReading], order: Order) -> list[OrderReading]:
     return reads
 
 
-def _mean(readings: Sequence[VoteReading], order: Order) -> OrderReading:
+def _mean(readings: Sequence[VoteReading], order: Order, rationales: tuple[Rationale, ...]) -> OrderReading:
     reads = _valid(readings, order)
     if not reads:
-        raise InvalidVerdict(
-            "No vote of one display order ended in a verdict; ask for more votes or a longer rationale."
-        )
+        message = "No vote of one display order ended in a verdict; ask for more votes or a longer rationale."
+        raise InvalidVerdict(message, rationales)
     for read in reads:
         _check_finite(read)
     masses = [read.label_mass for read in reads if read.label_mass is not None]

@@ -267,7 +267,7 @@ def explain(found: Sequence[Any]) -> ServiceError:
     ]
     first = fields[0]
     problem = InvalidInput(f"{first['field']}: {first['message']}.")
-    problem.details = {"errors": fields}  # type: ignore[dict-item]
+    problem.details = {"errors": fields}
     return problem
 
 

@@ -91,6 +91,7 @@ class Call:
         """Close the record."""
         seen = self.seen
         seen.status, seen.route, seen.samples = status, route, self.trace.judged
+        seen.written, seen.votes_skipped = self.trace.written, self.trace.votes_skipped
         seen.queue_s, seen.tokenize_s, seen.engine_s, seen.seconds = self._times()
         return seen
 

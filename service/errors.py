@@ -30,7 +30,9 @@ ServiceError
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Any, ClassVar
+
+from service.types import Rationale
 
 
 class ServiceError(Exception):
@@ -42,7 +44,7 @@ class ServiceError(Exception):
     def __init__(self, message: str, **details: str | int | float | bool | None) -> None:
         super().__init__(message)
         self.message = message
-        self.details = details
+        self.details: dict[str, Any] = dict(details)
 
 
 class BadRequest(ServiceError):
@@ -100,8 +102,14 @@ class JudgmentFailed(ServiceError):
 
 
 class InvalidVerdict(JudgmentFailed):
+    """``rationales`` are the judgments that were written, for those who want to see why."""
+
     code = "invalid_verdict"
     retryable = True
+
+    def __init__(self, message: str, rationales: tuple[Rationale, ...] = ()) -> None:
+        super().__init__(message)
+        self.rationales = rationales
 
 
 class NonFiniteScore(JudgmentFailed):

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from service.engines.base import Engine
+from service.engines.base import Engine, Repetition
 from service.judging.base import Family
 from service.tokenization import ChatTokenizer
-from service.types import JudgeVersion
+from service.types import JudgeVersion, OnBudget
 
 
 @dataclass(frozen=True, slots=True)
 class Judge:
-    """``max_prompt_tokens`` leaves room for the answer; ``label_ids`` are empty for scalar judges."""
+    """``max_prompt_tokens`` leaves room for the answer; ``label_ids`` are empty for scalar judges. ``on_budget`` and
+    ``repetition`` say what ends a rationale that does not end by itself."""
 
     name: str
     family: Family
@@ -24,6 +25,8 @@ class Judge:
     max_rationale_tokens: int
     adapter: str | None = None
     min_label_mass: float = 0.05
+    on_budget: OnBudget = "invalid"
+    repetition: Repetition | None = None
 
     @property
     def writes_rationale(self) -> bool:

@@ -10,18 +10,31 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import islice
 
-from service.aggregation import VoteReading, canonical, combine, combine_votes, identical, is_decided, mirror
-from service.engines.base import EngineRequest
-from service.errors import InvalidInput, LowLabelMass, TokenLimitExceeded
+from service.aggregation import (
+    Slot,
+    VoteReading,
+    canonical,
+    combine,
+    combine_votes,
+    identical,
+    mirror,
+    mirror_rationales,
+    vote_slots,
+    votes_worth_asking,
+)
+from service.engines.base import EngineRequest, prompt_limit
+from service.errors import InvalidInput, InvalidVerdict, LowLabelMass, TokenLimitExceeded
 from service.judge import Judge
-from service.judging.base import PairwiseFamily, ScalarFamily, read_labels, read_scalars
+from service.judging.base import Letter, PairwiseFamily, ScalarFamily, read_labels, read_scalars
 from service.judging.flags import pair_flags, text_flags
 from service.tokenization import TokenMemo
 from service.types import (
     Comparison,
     Completion,
     Flag,
+    OnBudget,
     Order,
     OrderReading,
     Prompt,
@@ -34,8 +47,6 @@ from service.types import (
 )
 
 Asks = list[EngineRequest]
-Slot = tuple[Order, int]
-"""Which rationale: display order (of the canonical pair) and vote number."""
 Judgment = Generator[Asks, Sequence[Completion], Verdict]
 
 
@@ -69,11 +80,24 @@ def conversation_key(prompt: Prompt) -> bytes:
 
 @dataclass(frozen=True, slots=True)
 class Ask:
-    """How the caller wants a pair judged: ``votes`` per order, early stopping, and the caller's prefix-cache salt."""
+    """How the caller wants a pair judged: ``votes`` per order, early stopping, and the caller's prefix-cache salt.
+
+    ``max_rationale_tokens`` and ``on_budget`` limit a rationale more tightly, or otherwise, than the judge does itself.
+    """
 
     votes: int = 1
     stop_when_decided: bool = False
     salt: str | None = None
+    max_rationale_tokens: int | None = None
+    on_budget: OnBudget | None = None
+
+    def budget(self, judge: Judge) -> int:
+        """Tokens that one rationale may have. Raises `InvalidInput` for more than the judge's own limit."""
+        own = judge.max_rationale_tokens
+        if self.max_rationale_tokens is not None and self.max_rationale_tokens > own:
+            message = f"Judge {judge.name} writes at most {own} tokens; lower max_rationale_tokens."
+            raise InvalidInput(message, limit=own)
+        return self.max_rationale_tokens or own
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +140,8 @@ def prepare_one(judge: Judge, prompt: Prompt, response: Response) -> tuple[int, 
 def judgment(judge: Judge, prepared: Prepared, ask: Ask) -> Judgment:
     """Judge one prepared pair; the returned verdict is in the caller's order, with flags and usage.
 
-    Raises what reading raises: `NonFiniteScore`, `LowLabelMass`, `InvalidVerdict`.
+    Raises what reading raises: `NonFiniteScore`, `LowLabelMass`, `InvalidVerdict`; and `InvalidInput` for a budget that
+    the judge does not have.
     """
     if prepared.is_identical:
         verdict = identical()
@@ -146,8 +171,9 @@ def rationale_request(judge: Judge, prompt_ids: tuple[int, ...], ask: Ask, affin
     return EngineRequest(
         prompt_ids,
         "generate",
-        max_tokens=judge.max_rationale_tokens,
+        max_tokens=ask.budget(judge),
         temperature=temperature,
+        repetition=judge.repetition,
         adapter=judge.adapter,
         cache_salt=ask.salt,
         affinity=affinity,
@@ -196,26 +222,23 @@ def _scored(judge: Judge, prepared: Prepared, ask: Ask) -> Judgment:
     return replace(combine(read_scalars(first, second), read_scalars(second, first)), usage=total_usage(completions))
 
 
-def rounds(ask: Ask) -> list[list[Slot]]:
-    """Votes of both orders, in rounds of one when the caller lets voting stop early, else all at once."""
-    groups = [(vote,) for vote in range(ask.votes)] if ask.stop_when_decided else [tuple(range(ask.votes))]
-    orders: tuple[Order, Order] = ("ab", "ba")
-    return [[(order, vote) for order in orders for vote in votes] for votes in groups]
-
-
 def _written(judge: Judge, prepared: Prepared, ask: Ask) -> Judgment:
+    """Votes in the order of `vote_slots`: all at once, or as many as could decide when the caller lets voting stop."""
     readings: list[VoteReading] = []
     usage = Usage()
-    for slots in rounds(ask):
-        texts = yield [
-            rationale_request(judge, prompt_of(prepared, order), ask, prepared.affinity) for order, _ in slots
-        ]
-        votes_read, read_usage = yield from read_votes(judge, prepared, slots, texts, ask.salt)
+    slots = vote_slots(ask.votes)
+    while number := votes_worth_asking(readings, ask.votes) if ask.stop_when_decided else 2 * ask.votes - len(readings):
+        mine = list(islice(slots, number))
+        requests = [rationale_request(judge, prompt_of(prepared, order), ask, prepared.affinity) for order, _ in mine]
+        texts = yield requests
+        votes_read, read_usage = yield from read_votes(judge, prepared, mine, texts, ask)
         readings += votes_read
         usage += total_usage(texts) + read_usage
-        if ask.stop_when_decided and is_decided(readings, ask.votes):
-            break
-    return replace(combine_votes(readings, ask.votes), usage=usage)
+    try:
+        return replace(combine_votes(readings, ask.votes), usage=usage)
+    except InvalidVerdict as error:
+        shown = mirror_rationales(error.rationales) if prepared.swapped else error.rationales
+        raise InvalidVerdict(error.message, shown) from None
 
 
 def read_votes(
@@ -223,54 +246,91 @@ def read_votes(
     prepared: Prepared,
     slots: Sequence[Slot],
     texts: Sequence[Completion],
-    salt: str | None,
+    ask: Ask,
 ) -> Generator[Asks, Sequence[Completion], tuple[list[VoteReading], Usage]]:
-    """Read each written vote twice: its text, and the letter's probability where the text put it (a cached prefix)."""
-    parsed = [_parse(judge, completion) for completion in texts]
-    wanted = [i for i, vote in enumerate(parsed) if vote.label_at is not None]
-    prompts = [_up_to_letter(judge, prompt_of(prepared, slots[i][0]), texts[i], parsed[i]) for i in wanted]
-    requests = [label_request(judge, ids, salt, prepared.affinity) for ids in prompts]
+    """Read each written vote twice: its text, and the letter's probability where the text put it (a cached prefix), or
+    where the judge is made to put it at the end of its budget."""
+    written = [_parse(judge, completion, ask) for completion in texts]
+    wanted = [i for i, vote in enumerate(written) if vote.ask_at is not None]
+    prompts = [_up_to_letter(judge, prompt_of(prepared, slots[i][0]), texts[i], written[i]) for i in wanted]
+    requests = [label_request(judge, ids, ask.salt, prepared.affinity) for ids in prompts]
     completions = (yield requests) if requests else []
     reads = dict(zip(wanted, (read_labels(c.label_logprobs) for c in completions), strict=True))
     votes = [
-        _vote(slot, text, vote, reads.get(i))
-        for i, (slot, text, vote) in enumerate(zip(slots, texts, parsed, strict=True))
+        _vote(judge, slot, text, vote, reads.get(i))
+        for i, (slot, text, vote) in enumerate(zip(slots, texts, written, strict=True))
     ]
     return votes, total_usage(completions)
 
 
 @dataclass(frozen=True, slots=True)
 class _Written:
+    """``ask_at``: how many characters of the text precede the letter, None without one; ``ending``: what is put between
+    them when the judge did not come so far."""
+
     text: str
-    letter: str
-    label_at: int | None
+    letter: Letter
+    ask_at: int | None
     conflicting: int
     sections: dict[str, str]
+    ending: str = ""
 
 
-def _parse(judge: Judge, completion: Completion) -> _Written:
-    """Text of the generated tokens and its verdict; a judgment that was cut off is invalid whatever it says."""
+def _parse(judge: Judge, completion: Completion, ask: Ask) -> _Written:
+    """Text of the generated tokens and its verdict; a judgment that was cut off has none, whatever it says."""
     text = judge.tokenizer.decode(completion.token_ids)
     parsed = pairwise(judge).parse(text)
-    if completion.finish_reason != "stop":
-        return _Written(text, "invalid", None, parsed.conflicting, dict(parsed.sections))
-    return _Written(text, parsed.verdict, parsed.label_at, parsed.conflicting, dict(parsed.sections))
+    sections = dict(parsed.sections)
+    if completion.finish_reason == "stop":
+        return _Written(text, parsed.verdict, parsed.label_at, parsed.conflicting, sections)
+    if completion.finish_reason == "length" and (ask.on_budget or judge.on_budget) == "answer":
+        kept, ending = pairwise(judge).ending(text)
+        return _Written(text, "invalid", kept, parsed.conflicting, sections, ending)
+    return _Written(text, "invalid", None, parsed.conflicting, sections)
 
 
 def _up_to_letter(judge: Judge, prompt_ids: tuple[int, ...], completion: Completion, vote: _Written) -> tuple[int, ...]:
-    """The prompt and the generated tokens before the verdict letter; re-encoded if the cut falls inside a token."""
-    at = vote.label_at or 0
+    """The prompt and the generated tokens before the verdict letter; re-encoded if the cut falls inside a token.
+
+    An ending must fit into the context: at the very limit the last tokens of the thought give way to it.
+    """
+    at = vote.ask_at or 0
     prefix = judge.tokenizer.prefix_to(completion.token_ids, at)
-    return prompt_ids + (prefix if prefix is not None else judge.tokenizer.encode_text(vote.text[:at]))
+    written = prefix if prefix is not None else judge.tokenizer.encode_text(vote.text[:at])
+    if not vote.ending:
+        return prompt_ids + written
+    ending = judge.tokenizer.encode_own(vote.ending)
+    room = prompt_limit("label", judge.engine.info.max_model_len) - len(prompt_ids) - len(ending)
+    return prompt_ids + written[: max(room, 0)] + ending
 
 
-def _vote(slot: Slot, completion: Completion, vote: _Written, read: OrderReading | None) -> VoteReading:
+def _vote(judge: Judge, slot: Slot, completion: Completion, vote: _Written, read: OrderReading | None) -> VoteReading:
     order, number = slot
+    letter = vote.letter
+    if vote.ending and read is not None:
+        letter = _forced_letter(judge, read)
+        read = None if letter == "invalid" else read
     first, second = ("a", "b") if order == "ab" else ("b", "a")
-    p_a = None if read is None else (read.p_shown_first if order == "ab" else 1.0 - read.p_shown_first)
-    verdict = "invalid" if vote.letter == "invalid" else (first if vote.letter == "A" else second)
-    rationale = Rationale(order, number, vote.text, vote.sections, verdict, p_a, completion.finish_reason)  # type: ignore[arg-type]
+    rationale = Rationale(
+        order,
+        number,
+        vote.text,
+        vote.sections,
+        verdict="invalid" if letter == "invalid" else (first if letter == "A" else second),  # type: ignore[arg-type]
+        probability=None,  # `combine_votes` puts it in
+        finish_reason=completion.finish_reason,
+        tokens=len(completion.token_ids),
+        forced=bool(vote.ending),
+    )
     return VoteReading(rationale, read, vote.conflicting)
+
+
+def _forced_letter(judge: Judge, read: OrderReading) -> Letter:
+    """The likelier one; invalid when the model wants to write something else, or leans to neither side."""
+    mass = 1.0 if read.label_mass is None else read.label_mass
+    if mass < judge.min_label_mass or read.p_shown_first == 0.5:
+        return "invalid"
+    return "A" if read.p_shown_first > 0.5 else "B"
 
 
 def prompt_of(prepared: Prepared, order: Order) -> tuple[int, ...]:

@@ -12,11 +12,12 @@ from dataclasses import dataclass, field
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
 from service.score_health import QueueHealth, Sample
-from service.types import Flag, JudgeVersion, Usage, Verdict
+from service.types import Flag, JudgeVersion, Rationale, Usage, Verdict
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 25, 60, 120, 300, 600)
+_LENGTHS = (16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384)
 _MASS = (0.05, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99, 0.999, 1.0)
 REFUSALS = frozenset({"overloaded", "draining", "deadline_exceeded"})
 """Error codes of requests that were fine but found no room or no time."""
@@ -28,7 +29,7 @@ class Observation:
     """What one request leaves behind. ``route`` is the path template, never the path; times are seconds.
 
     ``queue`` is the reward queue that its scores entered ("" for none), ``samples`` what its judge did there, ``rows``
-    the flag codes of each row of its reply.
+    the flag codes of each row of its reply, ``written`` its rationales, those without a verdict too.
     """
 
     route: str = "unmatched"
@@ -48,6 +49,8 @@ class Observation:
     score_kind: str | None = None
     samples: list[Sample] = field(default_factory=list)
     rows: list[tuple[str, ...]] = field(default_factory=list)
+    written: list[Rationale] = field(default_factory=list)
+    votes_skipped: int = 0
 
 
 class Metrics:
@@ -79,6 +82,7 @@ class Metrics:
             registry=r,
             buckets=_LOGIT,
         )
+        self.written = WrittenMetrics(r)
         self.repeats = Counter(
             "gram_repeatable_prompts",
             "Prompts with one possible answer, by where it came from.",
@@ -109,6 +113,7 @@ class Metrics:
         for kind in ("prompt", "cached", "completion"):
             self.tokens.labels(seen.judge, kind).inc(getattr(seen.usage, f"{kind}_tokens"))
         self.comparisons.labels(seen.judge).inc(seen.usage.comparisons)
+        self.written.record(seen.judge, seen)
         self._record_health(seen.judge, seen)
 
     def record_cohort(self, outcome: str, assembly_s: float) -> None:
@@ -133,6 +138,29 @@ class Metrics:
             if verdict.label_mass is not None:
                 self.label_mass.labels(judge).observe(verdict.label_mass)
                 self.position_bias.labels(judge).observe(_mean_logit((verdict.p_ab, verdict.p_ba)))
+
+
+class WrittenMetrics:
+    """How judges write: how their texts end, how long they are, and which were never needed."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self._rationales = Counter(
+            "gram_rationales", "Written judgments by how they ended.", ["judge", "outcome"], registry=registry
+        )
+        self._tokens = Histogram(
+            "gram_rationale_tokens", "Length of a written judgment.", ["judge"], registry=registry, buckets=_LENGTHS
+        )
+        self._skipped = Counter(
+            "gram_votes_skipped", "Votes that could not change the answer.", ["judge"], registry=registry
+        )
+
+    def record(self, judge: str, seen: Observation) -> None:
+        """One request's texts."""
+        for rationale in seen.written:
+            self._rationales.labels(judge, rationale.outcome).inc()
+            self._tokens.labels(judge).observe(rationale.tokens)
+        if seen.votes_skipped:
+            self._skipped.labels(judge).inc(seen.votes_skipped)
 
 
 class QueueGauges:

@@ -9,12 +9,13 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 from typing import Literal, TypeVar
 
 from service.dispatch import Chunk, chunks_of, launch, ready
-from service.errors import InvalidInput, ServiceError, UnknownJudge
+from service.errors import InvalidInput, InvalidVerdict, ServiceError, UnknownJudge
 from service.judge import Judge
 from service.judging.base import read_scalar
 from service.judgment import Ask, conversation_key, prepare_one, response_flags, scalar_request
@@ -26,9 +27,11 @@ from service.types import (
     Comparison,
     Completion,
     Flag,
+    OnBudget,
     Prompt,
     RankedResponse,
     Ranking,
+    Rationale,
     Response,
     Usage,
     Verdict,
@@ -39,13 +42,24 @@ T = TypeVar("T")
 
 @dataclass(slots=True)
 class Trace:
-    """Where a request's time went, in seconds, for Server-Timing and the histograms; and a sample of each of its
-    judgments, for the health of its judge."""
+    """Where a request's time went, in seconds, for Server-Timing and the histograms; a sample of each of its judgments,
+    for the health of its judge; and the rationales that were written for it."""
 
     queue_s: float = 0.0
     tokenize_s: float = 0.0
     engine_s: float = 0.0
     judged: list[Sample] = field(default_factory=list)
+    written: list[Rationale] = field(default_factory=list)
+    votes_skipped: int = 0
+
+    def saw(self, comparisons: Sequence[Comparison], outcomes: Sequence[Verdict | ServiceError]) -> None:
+        """Note what the judge did with these pairs, and what it wrote, verdict or not."""
+        self.judged += pair_samples(comparisons, outcomes)
+        for outcome in outcomes:
+            if isinstance(outcome, Verdict | InvalidVerdict):
+                self.written += outcome.rationales
+            if isinstance(outcome, Verdict) and outcome.votes is not None:
+                self.votes_skipped += outcome.votes.skipped
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,11 +120,13 @@ class Scorer:
         *,
         votes: int = 1,
         stop_when_decided: bool = False,
+        max_rationale_tokens: int | None = None,
+        on_budget: OnBudget | None = None,
         salt: str | None = None,
         trace: Trace,
     ) -> list[Verdict | ServiceError]:
         """Judge each pair in both orders; results in input order. Cancelling aborts everything still in the engine."""
-        ask = Ask(votes, stop_when_decided, salt)
+        ask = Ask(votes, stop_when_decided, salt, max_rationale_tokens, on_budget)
         running: list[asyncio.Task[Verdict]] = []
         places: list[int] = []
         asked: list[asyncio.Task[Completion]] = []
@@ -123,7 +139,7 @@ class Scorer:
                 places += chunk
             found = dict(zip(places, await asyncio.gather(*running, return_exceptions=True), strict=True))
             outcomes = [_isolated(found[i]) for i in range(len(comparisons))]
-            trace.judged += pair_samples(comparisons, outcomes)
+            trace.saw(comparisons, outcomes)
             return outcomes
         finally:
             for task in (*running, *asked):
@@ -186,18 +202,19 @@ class Scorer:
         jobs = [self._score_group(judge, prompt, responses, options, salt, trace) for prompt, responses in groups]
         return [_isolated(outcome) for outcome in await asyncio.gather(*jobs, return_exceptions=True)]
 
-    def stream_rationales(
-        self,
-        judge: Judge,
-        comparison: Comparison,
-        *,
-        votes: int = 1,
-        stop_when_decided: bool = False,
-        salt: str | None = None,
-        trace: Trace,
-    ) -> AsyncIterator[RationaleText | Verdict]:
+    async def stream_rationales(
+        self, judge: Judge, comparison: Comparison, ask: Ask, *, trace: Trace
+    ) -> AsyncGenerator[RationaleText | Verdict, None]:
         """Both orders' rationales as they are written, then the verdict. Raises as `compare` reports."""
-        return stream_judgment(judge, comparison, Ask(votes, stop_when_decided, salt))
+        async with aclosing(stream_judgment(judge, comparison, ask)) as pieces:
+            try:
+                async for piece in pieces:
+                    if isinstance(piece, Verdict):
+                        trace.saw([comparison], [piece])
+                    yield piece
+            except InvalidVerdict as error:
+                trace.saw([comparison], [error])
+                raise
 
     async def _prepare(self, judge: Judge, comparisons: Sequence[Comparison], ask: Ask, trace: Trace) -> Chunk:
         started = time.perf_counter()

@@ -25,10 +25,11 @@ from pydantic_settings import (
 )
 
 from service.errors import StartupError
-from service.types import Scope
+from service.types import OnBudget, Scope
 
 PREFIX = "GRAM_"
 CONFIG_VARIABLE = "GRAM_CONFIG"
+DEFAULT_REPETITION = 4
 NOT_SETTINGS = frozenset({CONFIG_VARIABLE, "GRAM_DATA_DIR"})
 """Variables with our prefix that are no settings: the file to read, and the evaluation data of tests and benchmarks."""
 
@@ -144,7 +145,10 @@ class AuthSettings(_Section):
 
 
 class JudgeSettings(_Section):
-    """One judge on the engine's model, or on the LoRA adapter of that name. None = what the family says."""
+    """One judge on the engine's model, or on the LoRA adapter of that name. None = what the family says.
+
+    A rationale that says one piece of text ``stop_repetition`` times in a row is stopped; 0 lets it go on.
+    """
 
     name: str = Field(pattern=r"^[A-Za-z0-9._-]{1,64}$")
     family: str
@@ -152,6 +156,15 @@ class JudgeSettings(_Section):
     adapter: str | None = None
     min_label_mass: float = Field(0.05, ge=0, le=1)
     max_rationale_tokens: int | None = Field(None, ge=1)
+    on_budget: OnBudget = "invalid"
+    stop_repetition: int = Field(DEFAULT_REPETITION, ge=0, le=100)
+
+    @field_validator("stop_repetition")
+    @classmethod
+    def _twice(cls, times: int) -> int:
+        if times == 1:
+            raise ValueError("saying something once is no repetition; use 0 or at least 2")
+        return times
 
 
 class FakeSettings(_Section):

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, get_args
 from prometheus_client import CollectorRegistry
 
 from service.commit_log import CommitLog
-from service.engines.base import Engine, prompt_limit
+from service.engines.base import Engine, Repetition, prompt_limit
 from service.engines.deduplicated import Answers, DeduplicatedEngine, Outcome
 from service.errors import ServiceError, StartupError
 from service.judge import Judge
@@ -25,6 +25,7 @@ from service.manifest import JudgeEntry, Manifest, SelfTest
 from service.metrics import Metrics
 from service.scoring import Scorer, Trace
 from service.settings import (
+    DEFAULT_REPETITION,
     FakeSettings,
     MemoryStoreSettings,
     RedisStoreSettings,
@@ -36,7 +37,7 @@ from service.stores.base import RewardStore
 from service.stores.cohorts_base import CohortLimits, CohortStore
 from service.stores.cohorts_memory import MemoryCohorts
 from service.tokenization import ChatTokenizer
-from service.types import Comparison, JudgeVersion, Prompt, Rendered, Response, Verdict
+from service.types import Comparison, JudgeVersion, OnBudget, Prompt, Rendered, Response, Verdict
 
 if TYPE_CHECKING:
     from service.stores.redis_link import LinkOptions
@@ -60,6 +61,8 @@ class JudgePlan:
     max_rationale_tokens: int | None = None
     min_label_mass: float = 0.05
     self_test: SelfTest | None = None
+    on_budget: OnBudget = "invalid"
+    stop_repetition: int = DEFAULT_REPETITION
 
 
 def load_manifest(settings: Settings) -> Manifest | None:
@@ -109,6 +112,8 @@ def _from_settings(settings: Settings, number: int, entries: Sequence[JudgeEntry
         wanted.max_rationale_tokens or (entry.max_rationale_tokens if entry else None),
         wanted.min_label_mass,
         entry.self_test if entry else None,
+        wanted.on_budget,
+        wanted.stop_repetition,
     )
 
 
@@ -292,6 +297,8 @@ def _judge(plan: JudgePlan, engine: Engine, tokenizer: ChatTokenizer) -> Judge:
         max_rationale_tokens=rationale_tokens,
         adapter=plan.adapter,
         min_label_mass=plan.min_label_mass,
+        on_budget=plan.on_budget,
+        repetition=Repetition(plan.stop_repetition) if plan.stop_repetition else None,
     )
 
 

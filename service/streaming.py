@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 
+from service.aggregation import Slot, vote_slots
 from service.engines.base import EngineRequest, TextDelta
 from service.errors import InternalError
 from service.judge import Judge
-from service.judgment import Ask, Slot, TextMemo, judgment, prepare, rounds
+from service.judgment import Ask, TextMemo, judgment, prepare
 from service.types import Comparison, Completion, Order, Verdict
 
 
@@ -22,20 +24,22 @@ class RationaleText:
     text: str
 
 
-async def stream_judgment(judge: Judge, comparison: Comparison, ask: Ask) -> AsyncIterator[RationaleText | Verdict]:
+async def stream_judgment(
+    judge: Judge, comparison: Comparison, ask: Ask
+) -> AsyncGenerator[RationaleText | Verdict, None]:
     """Drive one judgment, yielding rationale text as the engine writes it and the verdict last.
 
     Raises what `judgment` raises. Closing the iterator aborts what is still in the engine.
     """
     prepared = await asyncio.to_thread(prepare, judge, comparison, TextMemo())
     steps = judgment(judge, prepared, ask)
-    slots = iter(rounds(ask))
+    slots = vote_slots(ask.votes)
     try:
         asks = next(steps)
         while True:
             if asks[0].task == "generate":
                 completions: list[Completion] = []
-                async for piece in _write(judge, asks, next(slots), prepared.swapped):
+                async for piece in _write(judge, asks, list(islice(slots, len(asks))), prepared.swapped):
                     if isinstance(piece, RationaleText):
                         yield piece
                     else:

@@ -127,6 +127,15 @@ class ChatTokenizer:
         require_unicode(text)
         return tuple(self._stripped.encode(text, add_special_tokens=False).ids)
 
+    def encode_own(self, text: str) -> tuple[int, ...]:
+        """Ids of words that are the project's own, never a caller's: control tokens spelled in them are meant."""
+        ids: list[int] = []
+        end = 0
+        for match in self._control_text.finditer(text):
+            ids += [*self.encode_text(text[end : match.start()]), self._added[match.group()].id]
+            end = match.end()
+        return (*ids, *self.encode_text(text[end:]))
+
     def _encode_piece(self, piece: TextPiece, messages: Sequence[Message], memo: TokenMemo) -> list[int]:
         ids: list[int] = []
         for text, fixed in piece.segments(messages, self._cuts):

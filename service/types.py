@@ -13,6 +13,10 @@ Label = Literal["a", "b", "invalid"]
 Order = Literal["ab", "ba"]
 Preferred = Literal["a", "b", "tie"]
 Where = Literal["prompt", "a", "b", "response", "rationale"]
+FinishReason = Literal["stop", "length", "repetition"]
+"""Why a text ended: by itself, at its token limit, or because it went round in circles."""
+OnBudget = Literal["invalid", "answer"]
+"""What becomes of a judgment at its token limit: no verdict, or the letter that the judge would write now."""
 Scope = Literal["score", "queue", "admin", "metrics"]
 """What a key may be used for."""
 
@@ -117,7 +121,7 @@ class Completion:
     those before (likelihoods only). ``text`` and ``token_ids`` hold generated tokens only, never the prompt.
     """
 
-    finish_reason: Literal["stop", "length"]
+    finish_reason: FinishReason
     prompt_tokens: int
     cached_tokens: int = 0
     token_ids: tuple[int, ...] = ()
@@ -153,7 +157,11 @@ class Votes:
 
 @dataclass(frozen=True, slots=True)
 class Rationale:
-    """One written judgment. ``probability`` is P(the pair's response a better), read after the text; None if unread."""
+    """One written judgment, of ``tokens`` generated tokens.
+
+    ``probability`` is P(the pair's response a better), read at the verdict; None if unread. ``forced``: the text was
+    cut at its token limit, and the judge was asked for its letter behind an ending that is not its own.
+    """
 
     order: Order
     vote: int
@@ -161,7 +169,16 @@ class Rationale:
     sections: dict[str, str]
     verdict: Label
     probability: float | None
-    finish_reason: Literal["stop", "length"]
+    finish_reason: FinishReason
+    tokens: int = 0
+    forced: bool = False
+
+    @property
+    def outcome(self) -> Literal["verdict", "forced", "no_verdict", "length", "repetition"]:
+        """How it ended, for who counts: with a verdict of its own, with a forced one, or without and why."""
+        if self.verdict != "invalid":
+            return "forced" if self.forced else "verdict"
+        return "no_verdict" if self.finish_reason == "stop" else self.finish_reason
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import AsyncIterator, Collection, Iterator, Mapping
+from collections.abc import AsyncIterator, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, Protocol
 
 from service.errors import InvalidInput, NotFound, StartupError, TokenLimitExceeded
-from service.types import Completion
+from service.types import Completion, FinishReason
 
 Task = Literal["label", "generate", "scalar", "likelihood"]
 
@@ -27,11 +27,25 @@ TASKS_OF: Mapping[Literal["generate", "pooling"], tuple[Task, ...]] = {
 SEEDS = 2**63
 """Seeds lie in [0, SEEDS): what every engine's generator of random numbers takes."""
 
-# Why vLLM ended a text, where that makes a completion; its other reasons (abort, error, repetition) mean a cut answer.
-FINISHED: Mapping[str | None, Literal["stop", "length"]] = {"stop": "stop", "length": "length"}
+# Why vLLM ended a text, where that makes a completion; its other reasons (abort, error) mean a cut answer.
+FINISHED: Mapping[str | None, FinishReason] = {"stop": "stop", "length": "length", "repetition": "repetition"}
 
 # Weight files are sampled, not read: this many pieces of this many bytes tell checkpoints apart in milliseconds.
 _PIECES, _PIECE_BYTES = 16, 65536
+
+
+@dataclass(frozen=True, slots=True)
+class Repetition:
+    """When a text counts as going round in circles: its last tokens are one piece, ``times`` times in a row.
+
+    Pieces of ``shortest`` to ``longest`` tokens are looked for. With longest = 2 * shortest - 1, as here, a loop of any
+    period up to ``longest`` is seen, because some multiple of a shorter one lies in that range; nothing shorter than
+    ``shortest * times`` tokens ever counts, which spares rulers, table rows and long numbers.
+    """
+
+    times: int
+    shortest: int = 32
+    longest: int = 63
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,9 +53,10 @@ class EngineRequest:
     """One prompt for the engine.
 
     ``label``: one forward pass; the log-probabilities of exactly ``label_ids`` at the next position come back.
-    ``generate``: up to ``max_tokens`` tokens at ``temperature`` (0 = greedy), ended by the end-of-sequence token or by
-    one of ``stop``, whose text is kept. ``scalar``: the raw output of a sequence-classification head. ``likelihood``:
-    how probable the prompt's own tokens from ``scored_from`` on are, given what stands before them; nothing is written.
+    ``generate``: up to ``max_tokens`` tokens at ``temperature`` (0 = greedy), ended by the end-of-sequence token, by
+    one of ``stop``, whose text is kept, or when the text goes round in circles by the rule ``repetition``. ``scalar``:
+    the raw output of a sequence-classification head. ``likelihood``: how probable the prompt's own tokens from
+    ``scored_from`` on are, given what stands before them; nothing is written.
     ``adapter`` names a LoRA adapter of the engine's model; ``cache_salt`` separates tenants' prefix caches. Requests
     with the same ``affinity`` share a long prefix: an engine with several copies of the model sends them to one. It
     says where to compute, not what, so it is no part of a request's identity.
@@ -57,6 +72,7 @@ class EngineRequest:
     temperature: float = 0.0
     top_p: float = 1.0
     stop: tuple[str, ...] = ()
+    repetition: Repetition | None = None
     adapter: str | None = None
     cache_salt: str | None = None
     seed: int | None = None
@@ -196,12 +212,26 @@ def check_request(request: EngineRequest, info: EngineInfo, tasks: Collection[Ta
         raise InvalidInput("A likelihood needs a token before scored_from and one from it on.")
     if request.seed is not None and not 0 <= request.seed < SEEDS:
         raise InvalidInput("A seed is a whole number of at most 63 bits.")
+    if (rule := request.repetition) is not None and not (rule.times >= 2 and 1 <= rule.shortest <= rule.longest):
+        raise InvalidInput("A repetition needs two or more times and pieces of at least one token.")
     tokens, limit = len(request.prompt_ids), prompt_limit(request.task, info.max_model_len)
     if tokens > limit:
         message = (
             f"The rendered prompt has {tokens} tokens, the model takes {limit}; shorten the prompt or the responses."
         )
         raise TokenLimitExceeded(message, tokens=tokens, limit=limit)
+
+
+def goes_round(ids: Sequence[int], rule: Repetition | None) -> bool:
+    """Whether generated tokens now end in a repetition: what vLLM checks after each token, for engines without it."""
+    if rule is None or len(ids) < rule.shortest * rule.times:
+        return False
+    for size in range(rule.shortest, min(rule.longest, len(ids) // rule.times) + 1):
+        start = len(ids) - size * rule.times
+        # One comparison says that the span repeats with this period; the first token alone rules most sizes out.
+        if ids[-1] == ids[-1 - size] and ids[start + size :] == ids[start : len(ids) - size]:
+            return True
+    return False
 
 
 def room_for(request: EngineRequest, info: EngineInfo) -> int:

@@ -169,7 +169,8 @@ def request_key(request: EngineRequest, info: EngineInfo) -> bytes | None:
     and for an adapter nobody knows (the engine refuses it)."""
     if request.temperature > 0 or (request.adapter is not None and request.adapter not in info.adapter_versions):
         return None
-    asked = (request.task, request.label_ids, request.max_tokens, request.top_p, request.stop, request.scored_from)
+    written = (request.max_tokens, request.top_p, request.stop, request.repetition)
+    asked = (request.task, request.label_ids, request.scored_from, *written)
     head = repr((info.version_of(request.adapter), request.adapter, request.cache_salt, *asked)).encode()
     ids = array("I", request.prompt_ids).tobytes()
     return hashlib.blake2b(len(head).to_bytes(8, "big") + head + ids, digest_size=32).digest()

@@ -21,13 +21,15 @@ from service.engines.base import (
     EngineRequest,
     Progress,
     ProgressMeter,
+    Repetition,
     Task,
     TextDelta,
     check_request,
+    goes_round,
     room_for,
 )
 from service.errors import EngineDead, JudgmentFailed
-from service.types import Completion
+from service.types import Completion, FinishReason
 
 Fault = Literal["hang", "die", "nan", "abort"]
 Answer = Literal["gram_r2", "rm_r1"]
@@ -215,9 +217,9 @@ class FakeEngine:
         ends = [text.find(stop) + len(stop) for stop in request.stop if stop in text]
         text = text[: min(ends)] if ends else text
         ids, room = tuple(self.options.encode(text)), room_for(request, self.info)
-        cut = len(ids) > room
-        text = self.options.decode(ids[:room]) if cut else text
-        return Completion("length" if cut else "stop", len(request.prompt_ids), cached, ids[:room], text)
+        end, reason = _end_of(ids, room, request.repetition)
+        text = self.options.decode(ids[:end]) if end < len(ids) else text
+        return Completion(reason, len(request.prompt_ids), cached, ids[:end], text)
 
     def _default_text(self, request: EngineRequest) -> str:
         """A well-formed judgment; another seed, or the n-th sample of one prompt, may decide otherwise, as votes do."""
@@ -254,6 +256,15 @@ class _PrefixCache:
             self._blocks.move_to_end(key)
         while len(self._blocks) > self._capacity:
             self._blocks.popitem(last=False)
+
+
+def _end_of(ids: tuple[int, ...], room: int, rule: Repetition | None) -> tuple[int, FinishReason]:
+    """Where a text of these tokens ends and why, as an engine that writes one token at a time finds it."""
+    first = len(ids) + 1 if rule is None else rule.shortest * rule.times
+    for end in range(first, min(len(ids), room - 1) + 1):
+        if goes_round(ids[:end], rule):
+            return end, "repetition"
+    return (room, "length") if len(ids) > room else (len(ids), "stop")
 
 
 def _block_keys(request: EngineRequest, ids: tuple[int, ...]) -> Iterator[bytes]:

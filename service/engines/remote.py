@@ -336,6 +336,9 @@ class RemoteEngine:
             return "/v1/completions", common | {"max_tokens": 1, "temperature": 0.0} | read
         if request.task == "likelihood":
             return "/v1/completions", common | {"max_tokens": 1, "temperature": 0.0, "prompt_logprobs": 0}
+        if (rule := request.repetition) is not None:
+            sizes = {"min_pattern_size": rule.shortest, "max_pattern_size": rule.longest}
+            common["repetition_detection"] = sizes | {"min_count": rule.times}
         seed = {"seed": request.seed} if request.is_seeded else {}
         return "/v1/completions", common | seed | {
             "max_tokens": room_for(request, self.info),

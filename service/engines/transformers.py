@@ -34,12 +34,13 @@ from service.engines.base import (
     TextDelta,
     check_request,
     fingerprint_weights,
+    goes_round,
     require_model,
     room_for,
 )
 from service.engines.transformers_rows import enable, step
 from service.errors import EngineDead, JudgmentFailed, StartupError
-from service.types import Completion
+from service.types import Completion, FinishReason
 
 DEAD = "The engine is not running; restart the service."
 Emit = Callable[[str], None]
@@ -312,16 +313,17 @@ class TransformersEngine:
         self._meter.moved()
         ended = row.ids[-1] in self._eos
         full = len(row.ids) >= room_for(request, self.info)
-        if emit is None and not request.stop and not (ended or full):
+        loops = not (ended or full) and goes_round(row.ids, request.repetition)
+        if emit is None and not request.stop and not (ended or full or loops):
             return  # nobody needs the text yet
         written, found = _cut_at_stop(self._tokenizer.decode(row.ids, skip_special_tokens=True), request.stop)
-        done = ended or full or found
+        done = ended or full or loops or found
         # A character of several tokens shows as U+FFFD until its last one.
         if emit is not None and (done or not written.endswith("\ufffd")):
             row.sent = _emit_rest(row.sent, written, emit)
         if done:
             self._rows.remove(row)
-            reason: Literal["stop", "length"] = "stop" if ended or found else "length"
+            reason: FinishReason = "stop" if ended or found else "repetition" if loops else "length"
             row.work.answer.set_result(Completion(reason, len(request.prompt_ids), 0, tuple(row.ids), written))
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from functools import lru_cache
 
 from vllm import PoolingParams, SamplingParams
-from vllm.sampling_params import RequestOutputKind
+from vllm.sampling_params import RepetitionDetectionParams, RequestOutputKind
 
-from service.engines.base import EngineRequest
+from service.engines.base import EngineRequest, Repetition
 
 SCALAR_PARAMS = PoolingParams(task="classify", use_activation=False)
 
@@ -49,5 +49,10 @@ def generation_params(request: EngineRequest, streaming: bool = False) -> Sampli
         seed=request.seed if request.is_seeded else None,
         stop=list(request.stop),
         include_stop_str_in_output=True,
+        repetition_detection=_repetition(request.repetition),
         output_kind=RequestOutputKind.DELTA if streaming else RequestOutputKind.FINAL_ONLY,
     )
+
+
+def _repetition(rule: Repetition | None) -> RepetitionDetectionParams | None:
+    return rule and RepetitionDetectionParams(rule.longest, rule.shortest, rule.times)

@@ -37,6 +37,32 @@ class Parsed:
     sections: Mapping[str, str]
 
 
+@dataclass(frozen=True, slots=True)
+class Blocks:
+    """The tagged parts of a family's grammar, where a judge thinks and quotes. Its verdict stands outside all of them.
+
+    Closing one of ``outer`` ends whatever was opened inside it, so that a tag somebody quoted there opens nothing.
+    """
+
+    outer: tuple[str, ...]
+    inner: tuple[str, ...] = ()
+
+    def still_open(self, text: str) -> str | None:
+        """The block in which the text ends: the one to close, which is the outer one where both are open."""
+        closed = max(_end(text, f"</{name}>") for name in self.outer)
+        tail = text[closed:]
+        opened = {name: tail.rfind(f"<{name}>") for name in self.outer + self.inner}
+        inside = [name for name in self.outer if opened[name] >= 0]
+        inside = inside or [name for name in self.inner if opened[name] > tail.rfind(f"</{name}>")]
+        return max(inside, key=opened.__getitem__, default=None)
+
+
+def _end(text: str, part: str) -> int:
+    """Where the last occurrence ends; 0 without one."""
+    at = text.rfind(part)
+    return at + len(part) if at >= 0 else 0
+
+
 class PairwiseFamily(Protocol):
     """A judge shown two responses at once, answering with one of two letters. Read-only: families are frozen."""
 
@@ -81,6 +107,11 @@ class PairwiseFamily(Protocol):
 
     def parse(self, text: str) -> Parsed:
         """Read a written judgment. Families that write none treat any text as invalid."""
+        ...
+
+    def ending(self, text: str) -> tuple[int, str]:
+        """How to end a judgment that ran out of tokens: how many of its characters to keep, and what to write there
+        so that the next token is the verdict letter."""
         ...
 
 
@@ -173,18 +204,39 @@ def template_hash(family: Family, chat_template: str) -> str:
     return digest.hexdigest()[:12]
 
 
-def anchored_verdict(text: str, tag: re.Pattern[str]) -> tuple[Letter, int | None, int]:
+def anchored_verdict(text: str, tag: re.Pattern[str], blocks: Blocks) -> tuple[Letter, int | None, int]:
     """Verdict letter, its offset and the number of earlier contradicting tags.
 
-    Only a well-formed tag at the very end of the text counts, which is also after any ``</think>``; the last one wins.
-    An error on contradiction would hand a veto to any response that makes the judge quote a verdict tag.
+    Only a well-formed tag counts that stands at the very end of the text and outside every block: a judge that stops
+    right after quoting a response has not judged. The last tag wins. An error on contradiction would hand a veto to
+    any response that makes the judge quote a verdict tag.
     """
     matches = list(tag.finditer(text))
     if not matches or text[matches[-1].end() :].strip():
         return "invalid", None, 0
     last = matches[-1]
+    if blocks.still_open(text[: last.start()]):
+        return "invalid", None, 0
     letter: Letter = "A" if last.group(1) == "A" else "B"
     return letter, last.start(1), sum(m.group(1) != letter for m in matches[:-1])
+
+
+_BEGUN_TAG = re.compile(r"</?\w{0,16}")
+_BEGUN_ANSWER = re.compile(r"<answer>\[{0,2}[AB]?\]{0,2}(?:</answer>)?")
+
+
+def without_answer(text: str) -> str:
+    """A text that was cut off, without the tag or the answer it was cut in, and without white space at its end.
+
+    An answer that was just completed goes, too: whoever asks for the letter asks at the place where it stood.
+    """
+    begun = text.rfind("<")
+    if begun >= 0 and _BEGUN_TAG.fullmatch(text, begun):
+        text = text[:begun]
+    answer = text.rfind("<answer>")
+    if answer >= 0 and _BEGUN_ANSWER.fullmatch("".join(text[answer:].split())):
+        text = text[:answer]
+    return text.rstrip()
 
 
 def require_pairwise(family: Family) -> PairwiseFamily:

@@ -11,11 +11,12 @@ import re
 from dataclasses import dataclass
 from typing import Literal
 
-from service.judging.base import Parsed, anchored_verdict, conversation_text, fill, load_prompt
+from service.judging.base import Blocks, Parsed, anchored_verdict, conversation_text, fill, load_prompt, without_answer
 from service.types import Comparison, Message, Rendered
 
 _PROMPT = load_prompt("gram_r2")
 _ANSWER = re.compile(r"<answer>\s*([AB])\s*</answer>")
+_BLOCKS = Blocks(("think",))
 _HEADER = re.compile(r"(?:^|<think>)[ \t]*(Feedback|Compari(?:s|si)on|Conclusion):[ \t]*", re.MULTILINE)
 
 
@@ -49,8 +50,14 @@ class GramR2:
         return Rendered((Message.of_parts("user", fill(_PROMPT, values)),))
 
     def parse(self, text: str) -> Parsed:
-        verdict, label_at, conflicting = anchored_verdict(text, _ANSWER)
+        verdict, label_at, conflicting = anchored_verdict(text, _ANSWER, _BLOCKS)
         return Parsed(verdict, label_at, conflicting, _sections(text))
+
+    def ending(self, text: str) -> tuple[int, str]:
+        """The thought is closed unless it is; chat templates may have opened it in the prompt."""
+        kept = without_answer(text)
+        thinking = _BLOCKS.still_open(kept) or "</think>" not in kept
+        return len(kept), ("\n</think>\n" if thinking else "\n") + self.verdict_opener
 
 
 def write(feedback: str, comparison: str, conclusion: str, letter: Literal["A", "B"]) -> str:

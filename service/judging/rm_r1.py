@@ -11,7 +11,7 @@ import re
 from dataclasses import dataclass
 from typing import Literal
 
-from service.judging.base import Parsed, anchored_verdict, conversation_text, fill, load_prompt
+from service.judging.base import Blocks, Parsed, anchored_verdict, conversation_text, fill, load_prompt, without_answer
 from service.types import Comparison, Message, Prompt, Rendered, Response
 
 _SYSTEM = load_prompt("rm_r1_instruct_system")
@@ -21,6 +21,12 @@ _USER = {
     for multi in (False, True)
 }
 _ANSWER = re.compile(r"<answer>\s*\[\[([AB])\]\]\s*</answer>")
+_BLOCKS = {
+    "instruct": Blocks(
+        ("think", "type", "rubric", "solution", "eval"), ("justify", "quote_A", "quote_B", "summary_A", "summary_B")
+    ),
+    "reasoner": Blocks(("think",)),
+}
 _SECTION_TAGS = ("type", "rubric", "justify", "solution", "eval")
 
 
@@ -55,8 +61,16 @@ class RmR1:
         return Rendered((Message.of_parts("system", (_SYSTEM,)), user) if self.template == "instruct" else (user,))
 
     def parse(self, text: str) -> Parsed:
-        verdict, label_at, conflicting = anchored_verdict(text, _ANSWER)
+        verdict, label_at, conflicting = anchored_verdict(text, _ANSWER, _BLOCKS[self.template])
         return Parsed(verdict, label_at, conflicting, _sections(text))
+
+    def ending(self, text: str) -> tuple[int, str]:
+        """The block that is open is closed; a reasoner's chat template opens its thought in the prompt."""
+        kept = without_answer(text)
+        block = _BLOCKS[self.template].still_open(kept)
+        if block is None and self.template == "reasoner" and "</think>" not in kept:
+            block = "think"
+        return len(kept), (f"\n</{block}>\n" if block else "\n") + self.verdict_opener
 
 
 def _fill_user(template: str, comparison: Comparison) -> tuple[str, ...]:

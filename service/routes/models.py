@@ -36,5 +36,9 @@ def _judge(judge: Judge, default: bool) -> JudgeOut:
         writes_rationale=judge.writes_rationale,
         scalar=judge.is_scalar,
         default=default,
-        limits=JudgeLimits(max_prompt_tokens=judge.max_prompt_tokens, max_rationale_tokens=judge.max_rationale_tokens),
+        limits=JudgeLimits(
+            max_prompt_tokens=judge.max_prompt_tokens,
+            max_rationale_tokens=judge.max_rationale_tokens,
+            on_budget=judge.on_budget,
+        ),
     )

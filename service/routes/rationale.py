@@ -16,12 +16,12 @@ from starlette.types import Receive, Scope, Send
 
 from service.admission import pumped
 from service.context import Call, Gate, Service
-from service.errors import InternalError, ServiceError
+from service.errors import InternalError, InvalidVerdict, ServiceError
 from service.judge import Judge
+from service.judgment import Ask
 from service.routes.base import DOCUMENTED, TheCall, TheGate, TheService, deadline_s, guarded
-from service.schemas.replies import ErrorDetail, RationaleReply, rationale_reply
+from service.schemas.replies import ErrorDetail, RationaleReply, rationale_reply, written_details
 from service.schemas.requests import RationaleRequest
-from service.score_health import pair_samples
 from service.streaming import RationaleText
 
 log = logging.getLogger("gram.rationale")
@@ -52,12 +52,14 @@ async def rationale(
             [body.comparison()],
             votes=body.votes,
             stop_when_decided=body.stop_when_decided,
+            max_rationale_tokens=body.max_rationale_tokens,
+            on_budget=body.on_budget,
             salt=call.principal.cache_salt,
             trace=call.trace,
         )
     call.saw_verdicts([outcome])
     if isinstance(outcome, ServiceError):
-        raise outcome
+        raise _shown(outcome)
     return rationale_reply(outcome, judge.version)
 
 
@@ -90,7 +92,7 @@ async def _stream(events: AsyncGenerator[bytes, None], call: Call) -> EventStrea
                 async for event in events:
                     yield event
             except ServiceError as error:
-                yield _error_event(error, call)
+                yield _error_event(_shown(error), call)
             except Exception:
                 log.exception("stream %s failed", call.request_id)
                 yield _error_event(InternalError("An error of ours; report it with the request id."), call)
@@ -105,22 +107,28 @@ async def _events(
     started = time.perf_counter()
     async with gate.admission.deadline(left_s):
         with call.judging(gate, judge, 2 * body.votes):
-            pieces = service.scorer.stream_rationales(
-                judge,
-                body.comparison(),
-                votes=body.votes,
-                stop_when_decided=body.stop_when_decided,
-                salt=call.principal.cache_salt,
-                trace=call.trace,
+            ask = Ask(
+                body.votes,
+                body.stop_when_decided,
+                call.principal.cache_salt,
+                body.max_rationale_tokens,
+                body.on_budget,
             )
+            pieces = service.scorer.stream_rationales(judge, body.comparison(), ask, trace=call.trace)
             async for piece in pieces:
                 if isinstance(piece, RationaleText):
                     yield _event("text", {"order": piece.order, "vote": piece.vote, "text": piece.text})
                 else:
                     call.trace.engine_s = time.perf_counter() - started
-                    call.trace.judged += pair_samples([body.comparison()], [piece])
                     call.saw_verdicts([piece])
                     yield _event("verdict", rationale_reply(piece, judge.version).model_dump(mode="json"))
+
+
+def _shown(error: ServiceError) -> ServiceError:
+    """Rationales without a verdict are no judgment, but whoever asked for them may read them, in the details."""
+    if isinstance(error, InvalidVerdict):
+        error.details |= written_details(error.rationales)
+    return error
 
 
 def _error_event(error: ServiceError, call: Call) -> bytes:

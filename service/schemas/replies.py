@@ -8,7 +8,17 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict
 
 from service.errors import ServiceError
-from service.types import Flag, JudgeVersion, Ranking, Rationale, Usage, Verdict, Where
+from service.types import (
+    FinishReason,
+    Flag,
+    JudgeVersion,
+    OnBudget,
+    Ranking,
+    Rationale,
+    Usage,
+    Verdict,
+    Where,
+)
 
 
 class _Reply(BaseModel):
@@ -111,7 +121,12 @@ class CompareBatchReply(_Reply):
 
 
 class RationaleOut(_Reply):
-    """``probability`` is P(a better) read after the text; ``sections`` are the parts of the family's own grammar."""
+    """``probability`` is P(a better) read at the verdict; ``sections`` are the parts of the family's own grammar.
+
+    ``finish_reason``: the judge ended the text (``stop``), or it was cut at its budget (``length``) or because it went
+    round in circles (``repetition``). ``forced``: a text cut at its budget was ended for the judge, who was then asked
+    for its letter. ``tokens`` were generated.
+    """
 
     order: Literal["ab", "ba"]
     vote: int
@@ -119,7 +134,9 @@ class RationaleOut(_Reply):
     sections: dict[str, str]
     verdict: Literal["a", "b", "invalid"]
     probability: float | None
-    finish_reason: Literal["stop", "length"]
+    finish_reason: FinishReason
+    forced: bool
+    tokens: int
 
     @classmethod
     def of(cls, rationale: Rationale) -> RationaleOut:
@@ -131,6 +148,8 @@ class RationaleOut(_Reply):
             verdict=rationale.verdict,
             probability=rationale.probability,
             finish_reason=rationale.finish_reason,
+            forced=rationale.forced,
+            tokens=rationale.tokens,
         )
 
 
@@ -226,10 +245,11 @@ class QueueDeleteReply(_Reply):
 
 
 class JudgeLimits(_Reply):
-    """Tokens of a rendered prompt, and of a rationale (0: writes none)."""
+    """Tokens of a rendered prompt, and of a rationale (0: writes none); what becomes of a rationale at its limit."""
 
     max_prompt_tokens: int
     max_rationale_tokens: int
+    on_budget: OnBudget
 
 
 class JudgeOut(_Reply):
@@ -287,6 +307,11 @@ def verdict_reply(outcome: Verdict | ServiceError, version: JudgeVersion, item_i
             error=ItemError.of(outcome),
         )
     return VerdictReply(**verdict_fields(outcome, version, item_id))
+
+
+def written_details(rationales: Sequence[Rationale]) -> dict[str, Any]:
+    """For the details of an error: what was written although it holds no verdict for both orders."""
+    return {"rationales": [RationaleOut.of(rationale).model_dump(mode="json") for rationale in rationales]}
 
 
 def rationale_reply(verdict: Verdict, version: JudgeVersion) -> RationaleReply:

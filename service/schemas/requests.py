@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
 
-from service.types import Comparison, Message, Prompt, Response
+from service.types import Comparison, Message, OnBudget, Prompt, Response
 
 MAX_TEXT_CHARS = 256 * 1024
 MAX_ITEMS = 4096
@@ -18,6 +18,7 @@ MAX_GROUPS = 1024
 MAX_GROUP = 64
 MAX_VOTES = 64
 MAX_MESSAGES = 512
+MAX_RATIONALE_TOKENS = 1_000_000
 
 
 def _valid_unicode(text: str) -> str:
@@ -127,9 +128,18 @@ class RankRequest(_Request):
 
 
 class RationaleRequest(_Pair):
+    """``stop_when_decided`` leaves out votes that cannot change the preferred response any more.
+
+    ``max_rationale_tokens`` is the budget of each rationale, at most the judge's own. One that reaches it has no
+    verdict (``on_budget: "invalid"``), or is ended for the judge, who then names its letter (``"answer"``); absent: as
+    the judge is configured.
+    """
+
     judge: JudgeName | None = None
     votes: VoteCount = 1
     stop_when_decided: bool = False
+    max_rationale_tokens: int | None = Field(None, ge=1, le=MAX_RATIONALE_TOKENS)
+    on_budget: OnBudget | None = None
     stream: bool = False
 
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 import pytest
 import pytest_asyncio
 
-from service.engines.base import Engine, EngineRequest, TextDelta
+from service.engines.base import Engine, EngineRequest, Repetition, TextDelta, goes_round
 from service.engines.deduplicated import DeduplicatedEngine
 from service.engines.fake import FakeEngine, FakeOptions, Fault, encode_bytes
 from service.engines.remote import RemoteEngine, RemoteOptions
@@ -281,6 +281,22 @@ async def test_a_generation_ends_at_the_end_of_the_context(case: Case) -> None:
     assert (done.finish_reason, len(done.token_ids)) == ("length", 3)
 
 
+async def test_a_generation_that_goes_round_is_stopped_at_once(case: Case) -> None:
+    """With its own reason, at the first token at which the rule holds; a rule that never holds changes nothing."""
+    request = case.write("Go on and on", 200)
+    free = await case.engine.complete(request)
+    rule = Repetition(times=2, shortest=1, longest=8)
+    end = next(n for n in range(1, len(free.token_ids)) if goes_round(free.token_ids[:n], rule))
+    stopped = await case.engine.complete(replace(request, repetition=rule))
+    assert (stopped.finish_reason, stopped.token_ids) == ("repetition", free.token_ids[:end])
+    assert free.text.startswith(stopped.text.rstrip("\ufffd"))
+    *_, last = [item async for item in case.engine.stream(replace(request, repetition=rule))]
+    assert isinstance(last, Completion)
+    assert (last.finish_reason, last.token_ids) == ("repetition", stopped.token_ids)
+    rare = await case.engine.complete(replace(request, repetition=Repetition(times=100, shortest=100, longest=199)))
+    assert (rare.finish_reason, rare.token_ids) == (free.finish_reason, free.token_ids)
+
+
 async def test_a_stream_is_the_completion_in_pieces(case: Case) -> None:
     request = case.write("Go on and on", 40)
     items = [item async for item in case.engine.stream(request)]
@@ -309,6 +325,7 @@ async def test_refuses_what_it_cannot_answer(case: Case) -> None:
     bad += [replace(good, label_ids=tuple(range(129))), case.write("x", 0)]
     text = case.write("x", 5, temperature=1.0)
     bad += [case.likelihood("xyz", 0), case.likelihood("xyz", 3), replace(text, seed=-1), replace(text, seed=2**63)]
+    bad += [replace(case.write("x", 9), repetition=rule) for rule in (Repetition(1), Repetition(4, 5, 4))]
     for request in bad:
         with pytest.raises(InvalidInput):
             await case.engine.complete(request)

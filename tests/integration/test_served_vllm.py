@@ -55,6 +55,13 @@ name = "writer"
 family = "gram_r2"
 max_rationale_tokens = 96
 min_label_mass = 0
+[[judges]]
+name = "reasoner"
+family = "rm_r1"
+template = "reasoner"
+max_rationale_tokens = 32
+on_budget = "answer"
+min_label_mass = 0
 """
 
 
@@ -116,6 +123,29 @@ async def test_a_rationale_without_a_verdict_is_no_number(served: Served) -> Non
     """The random model writes none."""
     reply = await served.client.post("/rationale", json=PAIR, headers=PATIENT)
     assert (reply.status_code, reply.json()["error"]["code"]) == (502, "invalid_verdict")
+    shown = reply.json()["error"]["details"]["rationales"]
+    assert [(r["order"], r["verdict"], r["tokens"], r["finish_reason"]) for r in shown] == [
+        ("ab", "invalid", 96, "length"),
+        ("ba", "invalid", 96, "length"),
+    ]
+
+
+@pytest.mark.parametrize("judge", ["writer", "reasoner"])
+async def test_a_judge_that_must_answer_at_its_budget_does(served: Served, judge: str) -> None:
+    """Greedy: the same alone, turned round and streamed. By vote: early stopping, on what the model samples."""
+    body = PAIR | {"judge": judge, "max_rationale_tokens": 12, "on_budget": "answer"}
+    turned = body | {"response_a": PAIR["response_b"], "response_b": PAIR["response_a"]}
+    one, other = [(await served.client.post("/rationale", json=b, headers=PATIENT)).json() for b in (body, turned)]
+    assert [(r["forced"], r["tokens"], r["finish_reason"]) for r in one["rationales"]] == [(True, 12, "length")] * 2
+    assert one["p_first"] == 1 - other["p_first"] != 0.5
+    streamed = (await served.client.post("/rationale", json=body | {"stream": True}, headers=PATIENT)).text
+    last = json.loads(streamed.strip().rpartition("data: ")[2])
+    names = ("p_first", "margin", "rationales")
+    assert [last[name] for name in names] == [one[name] for name in names]
+    voted = (await served.client.post("/rationale", json=body | {"votes": 4, "stop_when_decided": True})).json()
+    assert sum(voted["votes"].values()) == 8
+    assert len(voted["rationales"]) == 8 - voted["votes"]["skipped"]
+    assert len({r["text"] for r in voted["rationales"]}) > 1
 
 
 async def test_adapters_are_judges_of_their_own(served: Served) -> None:

@@ -9,7 +9,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.aggregation import VoteReading, canonical, combine, combine_votes, identical, is_decided, mirror
+from service.aggregation import (
+    VoteReading,
+    canonical,
+    combine,
+    combine_votes,
+    identical,
+    is_decided,
+    mirror,
+    vote_slots,
+    votes_worth_asking,
+)
 from service.errors import InternalError, InvalidVerdict, NonFiniteScore
 from service.types import Comparison, Flag, Label, Order, OrderReading, Prompt, Rationale, Response, Verdict, Votes
 from tests.support.properties import bar
@@ -226,3 +236,40 @@ def test_votes_are_decided_as_soon_as_they_are() -> None:
     assert is_decided([*ab, *ba], 4)
     assert not is_decided([*ab[:2], *ba[:2]], 4)
     assert not is_decided([*ab], 4)
+
+
+@bar(5_000)
+@given(st.data(), st.integers(1, 6))
+def test_rounds_of_votes_save_what_asking_one_by_one_would_and_change_nothing(data: st.DataObject, k: int) -> None:
+    """Against the votes as they would have come in: the same preferred response, and not one vote more than needed."""
+    certain = st.sampled_from([_sure(0.0), _sure(1.0), _sure(0.01), _sure(0.99)])
+    votes = []
+    for order, number in vote_slots(k):
+        reading = data.draw(st.one_of(certain, certain, READINGS, st.none()))
+        votes.append(a_vote(order, number, "invalid" if reading is None else "a", reading))
+    rounds = []
+    while number := votes_worth_asking(votes[: sum(rounds)], k):
+        rounds.append(number)
+    asked = sum(rounds)
+    assert asked == next(n for n in range(1, 2 * k + 1) if is_decided(votes[:n], k))
+    if asked < 2 * k:
+        assert combine_votes(votes[:asked], k).preferred == combine_votes(votes, k).preferred
+        assert combine_votes(votes[:asked], k).preferred != "tie"
+
+
+def test_orders_take_turns() -> None:
+    assert list(vote_slots(2)) == [("ab", 0), ("ba", 0), ("ab", 1), ("ba", 1)]
+
+
+@pytest.mark.parametrize("k", [1, 2, 5, 16, 64])
+def test_the_first_round_is_one_vote_more_than_half(k: int) -> None:
+    assert votes_worth_asking([], k) == k + 1
+
+
+def test_forced_verdicts_are_flagged() -> None:
+    votes = [a_vote("ab", 0, "a", _sure(0.9)), a_vote("ba", 0, "a", _sure(0.2))]
+    forced = [replace(vote, rationale=replace(vote.rationale, forced=True)) for vote in votes]
+    assert combine_votes(votes, 1).flags == ()
+    assert combine_votes(forced, 1).flags == (Flag("forced_verdict", 2, "rationale"),)
+    refused = replace(forced[0], reading=None, rationale=replace(forced[0].rationale, vote=1, verdict="invalid"))
+    assert combine_votes([*votes, refused], 2).flags == ()

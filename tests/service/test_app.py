@@ -396,7 +396,8 @@ async def test_models_say_what_each_judge_can_do() -> None:
     assert [name for name, judge in judges.items() if judge["scalar"]] == ["scalar"]
     assert [name for name, judge in judges.items() if judge["default"]] == ["gram"]
     assert len({judge["template_hash"] for judge in judges.values()}) == 4
-    assert judges["gram_r2"]["limits"] == {"max_prompt_tokens": 32_767 - 2048, "max_rationale_tokens": 2048}
+    limits = {"max_prompt_tokens": 32_767 - 2048, "max_rationale_tokens": 2048, "on_budget": "invalid"}
+    assert judges["gram_r2"]["limits"] == limits
 
 
 async def test_models_do_not_say_where_our_files_lie() -> None:

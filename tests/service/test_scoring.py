@@ -22,7 +22,7 @@ from service.errors import EngineDead, InvalidInput, InvalidVerdict, NonFiniteSc
 from service.judge import Judge
 from service.judging.base import template_hash
 from service.judging.registry import get_family
-from service.judgment import conversation_key
+from service.judgment import Ask, conversation_key
 from service.ranking.board import Plan, RankTask
 from service.ranking.plans import AUTO_ALL_PAIRS_MAX, PLANS
 from service.scoring import RankOptions, RationaleText, Score, Scorer, Trace
@@ -372,7 +372,7 @@ async def test_streamed_text_adds_up_to_the_rationales_in_the_callers_order() ->
     for comparison in (pair("Paris", "Rome"), pair("Rome", "Paris")):
         texts: dict[tuple[str, int], str] = {}
         verdict: Verdict | None = None
-        async for piece in scorer.stream_rationales(judge, comparison, votes=2, trace=Trace()):
+        async for piece in scorer.stream_rationales(judge, comparison, Ask(2), trace=Trace()):
             if isinstance(piece, RationaleText):
                 texts[piece.order, piece.vote] = texts.get((piece.order, piece.vote), "") + piece.text
             else:

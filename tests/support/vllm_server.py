@@ -22,7 +22,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
-from service.engines.base import EngineRequest
+from service.engines.base import EngineRequest, Repetition
 from service.engines.fake import FakeEngine
 from service.errors import EngineDead
 from service.types import Completion
@@ -144,6 +144,7 @@ class StubServer:
             temperature=body["temperature"],
             top_p=body.get("top_p", 1.0),
             stop=tuple(body.get("stop", ())),
+            repetition=_repetition(body.get("repetition_detection")),
             adapter=adapter,
             cache_salt=body.get("cache_salt"),
             seed=body.get("seed"),
@@ -191,6 +192,10 @@ class StubServer:
         body = await request.json()
         done = await self.engine.complete(EngineRequest(tuple(body["input"]), "scalar"))
         return JSONResponse({"data": [{"index": 0, "probs": [done.score], "num_classes": 1}]})
+
+
+def _repetition(rule: dict[str, int] | None) -> Repetition | None:
+    return rule and Repetition(rule["min_count"], rule["min_pattern_size"], rule["max_pattern_size"])
 
 
 def _answer(done: Completion, labels: tuple[int, ...]) -> dict[str, Any]:

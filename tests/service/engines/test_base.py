@@ -2,11 +2,24 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
+from random import Random
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from service.engines.base import EngineInfo, EngineRequest, ProgressMeter, fingerprint_weights, require_model, room_for
+from service.engines.base import (
+    EngineInfo,
+    EngineRequest,
+    ProgressMeter,
+    Repetition,
+    fingerprint_weights,
+    goes_round,
+    require_model,
+    room_for,
+)
 from service.errors import StartupError
+from tests.support.properties import bar
 
 
 def _checkpoint(folder: Path, weights: bytes) -> Path:
@@ -95,3 +108,50 @@ def test_room_is_what_the_context_leaves() -> None:
     info = EngineInfo("e", "m", 100, "w1", "float32")
     assert room_for(EngineRequest((1,) * 90, "generate", max_tokens=50), info) == 10
     assert room_for(EngineRequest((1,) * 90, "generate", max_tokens=5), info) == 5
+
+
+RULES = st.builds(
+    lambda times, shortest, more: Repetition(times, shortest, shortest + more),
+    st.integers(2, 4),
+    st.integers(1, 4),
+    st.integers(0, 6),
+)
+
+
+@bar(10_000)
+@given(st.lists(st.integers(0, 2), max_size=40), RULES)
+def test_going_round_is_one_piece_said_several_times_at_the_end(ids: list[int], rule: Repetition) -> None:
+    sizes = [n for n in range(rule.shortest, rule.longest + 1) if n * rule.times <= len(ids)]
+    assert goes_round(ids, rule) == any(ids[-n * rule.times :] == ids[-n:] * rule.times for n in sizes)
+
+
+@pytest.mark.vllm
+def test_going_round_is_what_vllm_calls_so() -> None:
+    from vllm.sampling_params import RepetitionDetectionParams
+    from vllm.v1.core.sched.utils import check_sequence_repetition
+
+    random = Random(5)
+    found = 0
+    for _ in range(2000):
+        rule = Repetition(random.randint(2, 4), shortest := random.randint(1, 4), shortest + random.randint(0, 6))
+        piece = [random.randrange(3) for _ in range(random.randint(1, 8))]
+        ids = [random.randrange(3) for _ in range(5)] + piece * random.randint(1, 5)
+        params = RepetitionDetectionParams(rule.longest, rule.shortest, rule.times)
+        assert goes_round(ids, rule) == check_sequence_repetition(ids, params)
+        found += goes_round(ids, rule)
+    assert 200 < found < 1800
+
+
+@pytest.mark.parametrize("period", [1, 2, 7, 31, 32, 33, 50, 63])
+def test_a_loop_of_any_period_up_to_the_longest_piece_is_seen(period: int) -> None:
+    """After four pieces of 32 to 63 tokens, and not before."""
+    rule, ids = Repetition(4), [n % period for n in range(400)]
+    seen = next(n for n in range(1, 400) if goes_round(ids[:n], rule))
+    assert 4 * 32 <= seen <= 4 * 63
+    assert seen == 4 * min(n for n in range(32, 64) if n % period == 0)
+
+
+def test_rulers_and_long_numbers_are_no_loops() -> None:
+    assert not goes_round([7] * 127, Repetition(4))
+    assert goes_round([7] * 128, Repetition(4))
+    assert not goes_round([7] * 4000, None)

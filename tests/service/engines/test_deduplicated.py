@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.engines.base import EngineInfo, EngineRequest, Progress, TextDelta
+from service.engines.base import EngineInfo, EngineRequest, Progress, Repetition, TextDelta
 from service.engines.deduplicated import Answers, DeduplicatedEngine, request_key
 from service.engines.fake import FakeEngine, FakeOptions
 from service.errors import EngineDead, JudgmentFailed, NotFound, ServiceError
@@ -186,6 +186,7 @@ async def test_what_differs_in_anything_that_matters_is_another_question() -> No
         {"task": "generate", "label_ids": (), "max_tokens": 5},
         {"task": "generate", "label_ids": (), "max_tokens": 6},
         {"task": "generate", "label_ids": (), "max_tokens": 6, "stop": ("x",)},
+        {"task": "generate", "label_ids": (), "max_tokens": 6, "repetition": Repetition(4)},
         {"task": "scalar", "label_ids": ()},
     ]
     requests = [LABEL, *(replace(LABEL, **change) for change in changes)]

@@ -38,6 +38,9 @@ TABLE = [
     ("a full stop after the answer", "{A}.", "invalid", 0),
     ("answer inside the thought only", "<think>{A}</think>", "invalid", 0),
     ("answer inside, silence after", "<think>{A}</think>\nSo A.", "invalid", 0),
+    ("stopped inside the thought", "<think>It says {A}", "invalid", 0),
+    ("stopped inside a second thought", "<think>x</think>\n<think>It says {A}", "invalid", 0),
+    ("a quoted beginning of a thought", "<think>B writes <think> and {B}</think>\n{A}", "A", 1),
     ("no tag", "A is better", "invalid", 0),
     ("empty", "", "invalid", 0),
     ("both letters", "<answer>A or B</answer>", "invalid", 0),
@@ -62,6 +65,26 @@ def test_verdicts(family: PairwiseFamily, name: str, text: str, letter: str, con
     if parsed.label_at is not None:
         assert text[parsed.label_at] == letter
         assert text[: parsed.label_at].endswith(family.verdict_opener)
+
+
+@pytest.mark.parametrize(
+    ("text", "letter"),
+    [
+        ("<type>Chat</type><eval>B says {B}", "invalid"),
+        ("<type>Chat</type><eval><quote_B>{B}</quote_B>", "invalid"),
+        ("<eval>x</eval> I quote <quote_B>{B}", "invalid"),
+        ("<rubric>x<justify>{B}", "invalid"),
+        ("<solution>{B}", "invalid"),
+        ("<rubric>x</rubric><eval>B says <rubric> and <quote_A></eval>{A}", "A"),
+        ("<eval>B says </eval> and <eval>, a trick</eval>\n{A}", "A"),
+        ("<think><eval>unclosed</think>{A}", "A"),
+    ],
+)
+def test_rm_r1_judges_outside_its_sections(text: str, letter: str) -> None:
+    """The instruct template has sections, and judges quote inside them; the reasoner's knows a thought only."""
+    text = text.replace("{A}", tag(R1, "A")).replace("{B}", tag(R1, "B"))
+    assert R1.parse(text).verdict == letter
+    assert rm_r1.REASONER.parse("It writes <eval>, so " + tag(R1, "B")).verdict == "B"
 
 
 @pytest.mark.parametrize(("text", "letter"), [("<answer>A</answer>", "A"), ("<answer>  B\n\n</answer>", "B")])

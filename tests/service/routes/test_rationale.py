@@ -66,6 +66,91 @@ async def test_a_text_without_a_verdict_is_a_failure_not_a_number(api: Api) -> N
     assert reply.json()["error"]["retryable"] is True
 
 
+async def test_what_has_no_verdict_can_be_read_in_the_error(api: Api) -> None:
+    """Whole and streamed; /compare, which shows no texts, shows none here."""
+    api.engine.options = options(script=lambda _: "<think>\nFeedback:\nBoth are fine.\n</think>")
+    plain = (await api.post("/rationale", PAIR)).json()["error"]["details"]["rationales"]
+    *_, (name, error) = events_of((await api.post("/rationale", PAIR | {"stream": True})).text)
+    assert (name, error["details"]) == ("error", {"rationales": plain})
+    assert [(r["order"], r["verdict"], r["probability"]) for r in plain] == [
+        ("ab", "invalid", None),
+        ("ba", "invalid", None),
+    ]
+    assert plain[0]["sections"] == {"feedback": "Both are fine."}
+    assert plain[0]["finish_reason"] == "stop"
+    compared = (await api.post("/compare", PAIR | {"judge": "gram_r2"})).json()["error"]
+    assert (compared["code"], "details" in compared) == ("invalid_verdict", False)
+
+
+async def test_a_budget_cuts_or_makes_the_judge_answer(api: Api) -> None:
+    body = PAIR | {"max_rationale_tokens": 30}
+    cut = await api.post("/rationale", body)
+    assert (cut.status_code, cut.json()["error"]["code"]) == (502, "invalid_verdict")
+    assert {r["finish_reason"] for r in cut.json()["error"]["details"]["rationales"]} == {"length"}
+    for stream in (False, True):
+        reply = await api.post("/rationale", body | {"on_budget": "answer", "stream": stream})
+        verdict = events_of(reply.text)[-1][1] if stream else reply.json()
+        assert [(r["tokens"], r["forced"], r["finish_reason"]) for r in verdict["rationales"]] == [
+            (30, True, "length"),
+            (30, True, "length"),
+        ]
+        assert verdict["flags"] == [{"code": "forced_verdict", "count": 2, "where": "rationale"}]
+        assert 0 < verdict["p_first"] < 1
+    whole = (await api.post("/rationale", PAIR)).json()
+    assert [(r["forced"], r["tokens"]) for r in whole["rationales"]] == [
+        (False, len(r["text"])) for r in whole["rationales"]
+    ]
+
+
+async def test_a_budget_beyond_the_judges_own_is_refused_with_the_limit(api: Api) -> None:
+    limit = next(j for j in (await api.client.get("/models")).json()["judges"] if j["name"] == "gram_r2")["limits"]
+    assert limit["on_budget"] == "invalid"
+    for stream in (False, True):
+        body = PAIR | {"max_rationale_tokens": limit["max_rationale_tokens"] + 1, "stream": stream}
+        reply = await api.post("/rationale", body)
+        assert (reply.status_code, reply.json()["error"]["code"]) == (422, "invalid_input")
+        assert reply.json()["error"]["details"] == {"limit": limit["max_rationale_tokens"]}
+
+
+async def test_a_rationale_that_goes_round_is_stopped(api: Api) -> None:
+    api.engine.options = options(script=lambda _: "<think>\n" + "Again and again. " * 100)
+    error = (await api.post("/rationale", PAIR)).json()["error"]
+    assert error["code"] == "invalid_verdict"
+    assert {r["finish_reason"] for r in error["details"]["rationales"]} == {"repetition"}
+    assert all(r["tokens"] < 300 for r in error["details"]["rationales"])
+
+
+async def test_written_judgments_are_counted_by_how_they_ended(api: Api) -> None:
+    registry = api.app.state.gate.metrics.registry
+
+    def counted() -> dict[str, float]:
+        names = ("verdict", "forced", "length", "no_verdict", "repetition")
+        found = {
+            n: registry.get_sample_value("gram_rationales_total", {"judge": "gram_r2", "outcome": n}) for n in names
+        }
+        skipped = registry.get_sample_value("gram_votes_skipped_total", {"judge": "gram_r2"})
+        return {name: value or 0.0 for name, value in {**found, "skipped": skipped}.items()}
+
+    before = counted()
+    await api.post("/rationale", PAIR)
+    await api.post("/rationale", PAIR | {"max_rationale_tokens": 30})
+    await api.post("/rationale", PAIR | {"max_rationale_tokens": 30, "on_budget": "answer", "stream": True})
+    await api.post("/rationale", PAIR | {"max_rationale_tokens": 30, "stream": True})
+    await api.post("/compare", PAIR | {"judge": "gram_r2"})
+    api.engine.options = options(
+        script=lambda _: "<think>x</think>\n<answer>\nA\n</answer>", label_logits=lambda _: (9, -9)
+    )
+    await api.post("/rationale", PAIR | {"votes": 4, "stop_when_decided": True})
+    after = counted()
+    more = {name: after[name] - before[name] for name in after}
+    assert {name: more[name] for name in ("forced", "length", "no_verdict")} == {
+        "forced": 2,
+        "length": 4,
+        "no_verdict": 0,
+    }
+    assert more["verdict"] + more["skipped"] == 4 + 8
+
+
 async def test_a_verdict_quoted_from_a_response_does_not_count(api: Api) -> None:
     text = "<think>It says <answer>A</answer>, which is a trick.</think>\n<answer>\nB\n</answer>"
     api.engine.options = options(script=lambda _: text)
