@@ -1,4 +1,4 @@
-"""From pairs to answers: stage 1, stage 2, `judge.json`, the service on vLLM - and the numbers training itself saw."""
+"""From pairs to answers: what the stages write, the service on vLLM serves - with the numbers training itself saw."""
 
 from __future__ import annotations
 
@@ -9,9 +9,18 @@ import httpx
 import pytest
 
 from benchmarks.servers import running_service
-from tests.support.tiny_training import SHAPE, TOKENIZER, finetune_recipe, pairs, pretrain_recipe
+from tests.support.tiny_training import (
+    SHAPE,
+    TOKENIZER,
+    finetune_recipe,
+    language_model,
+    pairs,
+    pretrain_recipe,
+    reward_recipe,
+)
 from training.stages.finetune import finetune
 from training.stages.pretrain import pretrain
+from training.stages.reward import train_reward
 
 pytestmark = [pytest.mark.vllm, pytest.mark.timeout(500)]
 
@@ -32,17 +41,40 @@ def test_the_service_scores_as_training_did(tmp_path: Path) -> None:
     )
     finetune(second)
     readings = (second.run_directory / "readings.jsonl").read_text("utf-8").splitlines()
-    settings = {"TYPE": "vllm", "MODEL": second.output.directory, "DTYPE": "float32", "ENFORCE_EAGER": "true"}
-    environment = {f"GRAM_ENGINE__{name}": value for name, value in settings.items()} | {"GRAM_STORE__TYPE": "memory"}
+    environment = _environment(second.output.directory)
     with running_service(environment) as server:
-        asked = [
-            {"prompt": p.prompt.messages[0].content, "response_a": p.response_a, "response_b": p.response_b}
-            for p in pairs(12, seed=2)
-        ]
-        reply = httpx.post(f"{server.url}/compare", json={"items": asked}, timeout=300).json()["results"]
+        reply = httpx.post(f"{server.url}/compare", json={"items": _asked()}, timeout=300).json()["results"]
         judges = httpx.get(f"{server.url}/models", timeout=60).text
     assert '"gram"' in judges and '"finetune"' in judges, "the manifest's judge and version are what is served"
     for line, served in zip(readings, reply, strict=True):
         said = json.loads(line)
         for key in ("p_ab", "p_ba", "p_first"):
             assert served[key] == pytest.approx(said[key], abs=1e-3), said["id"]
+
+
+def test_the_discriminative_baseline_is_served_as_a_scalar_judge(tmp_path: Path) -> None:
+    """The rewards that the stage's own evaluation wrote down."""
+    start = language_model(tmp_path / "lm", head_dim=32)
+    recipe = reward_recipe(tmp_path, model={"path": str(start)}, schedule={"steps": 20}, batch={"rows": 16})
+    train_reward(recipe)
+    readings = [json.loads(line) for line in (recipe.run_directory / "readings.jsonl").read_text("utf-8").splitlines()]
+    with running_service(_environment(recipe.output.directory)) as server:
+        reply = httpx.post(f"{server.url}/compare", json={"items": _asked()}, timeout=300).json()["results"]
+        judges = httpx.get(f"{server.url}/models", timeout=60).json()["judges"]
+    assert [(judge["family"], judge["weight_version"]) for judge in judges] == [("scalar", "reward")]
+    assert len(reply) == len(readings) == 12
+    for said, served in zip(readings, reply, strict=True):
+        assert served["p_first"] == pytest.approx(said["p_first"], abs=1e-3), said["id"]
+        assert served["margin"] == pytest.approx(said["reward_a"] - said["reward_b"], abs=1e-2), said["id"]
+
+
+def _environment(model: str) -> dict[str, str]:
+    settings = {"TYPE": "vllm", "MODEL": model, "DTYPE": "float32", "ENFORCE_EAGER": "true"}
+    return {f"GRAM_ENGINE__{name}": value for name, value in settings.items()} | {"GRAM_STORE__TYPE": "memory"}
+
+
+def _asked() -> list[dict[str, str]]:
+    return [
+        {"prompt": p.prompt.messages[0].content, "response_a": p.response_a, "response_b": p.response_b}
+        for p in pairs(12, seed=2)
+    ]

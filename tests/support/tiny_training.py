@@ -47,8 +47,8 @@ def write_data(directory: Path, train: int = 64, evaluation: int = 12) -> dict[s
     }
 
 
-def language_model(path: Path) -> Path:
-    """A checkpoint of `SHAPE` with random weights, for stages that start from a model on the disk."""
+def language_model(path: Path, **shape: int) -> Path:
+    """A checkpoint of `SHAPE`, changed by ``shape``, with random weights: for stages that start from a model on disk."""
     import torch
     from transformers import AutoTokenizer
 
@@ -57,7 +57,7 @@ def language_model(path: Path) -> Path:
 
     torch.manual_seed(0)
     tokenizer = AutoTokenizer.from_pretrained(TOKENIZER)
-    scratch_model(ScratchSection.model_validate(SHAPE), tokenizer).save_pretrained(path)
+    scratch_model(ScratchSection.model_validate(SHAPE | shape), tokenizer).save_pretrained(path)
     tokenizer.save_pretrained(path)
     return path
 

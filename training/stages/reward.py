@@ -9,6 +9,7 @@ model on its device for that while).
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Sequence
 from functools import partial
@@ -251,17 +252,16 @@ class RewardTrainer(StageTrainer):
     def prediction_step(
         self, model: nn.Module, inputs: Batch, prediction_loss_only: bool, ignore_keys: list[str] | None = None
     ) -> tuple[None, Tensor, Tensor]:
-        """Reward of the better response minus that of the worse [B, 1]."""
+        """Rewards of the better and of the worse response [B, 2]."""
         batch = self._prepare_inputs(inputs)
         with torch.no_grad():
-            rewards = self._forward(model, batch)[0]
-        gap = (rewards[0::2] - rewards[1::2])[:, None]
-        return None, gap, torch.zeros_like(gap[:, 0], dtype=torch.long)
+            rewards = self._forward(model, batch)[0].reshape(-1, 2)
+        return None, rewards, torch.zeros_like(rewards[:, 0], dtype=torch.long)
 
 
 def rewarded(prediction: EvalPrediction) -> dict[str, float]:
     """Figures of held-out pairs. A scalar judge has no orders to disagree; ties count as half right."""
-    gap = np.asarray(prediction.predictions)[:, 0].astype(np.float64)
+    gap = -np.diff(np.asarray(prediction.predictions).astype(np.float64))[:, 0]
     return {
         "accuracy": float((gap > 0).mean() + 0.5 * (gap == 0).mean()),
         "ece": expected_calibration_error(gap),
@@ -274,10 +274,21 @@ def _final(recipe: RewardRecipe, trainer: RewardTrainer, pairs: Sequence[Pair]) 
     if not pairs:
         return []
     output = trainer.predict(trainer.eval_dataset, metric_key_prefix="final")
-    gaps = np.asarray(output.predictions)[:, 0].astype(np.float64).tolist()
+    rewards = np.asarray(output.predictions).astype(np.float64).tolist()
     if trainer.args.should_save:
         write_figures(recipe, {name.removeprefix("final_"): v for name, v in (output.metrics or {}).items()})
-    return [Judged(pair, sigmoid(gap), (sigmoid(gap), sigmoid(gap))) for pair, gap in zip(pairs, gaps, strict=True)]
+        _write_readings(recipe.run_directory / "readings.jsonl", pairs, rewards)
+    sure = [sigmoid(better - worse) for better, worse in rewards]
+    return [Judged(pair, p, (p, p)) for pair, p in zip(pairs, sure, strict=True)]
+
+
+def _write_readings(path: Path, pairs: Sequence[Pair], rewards: Sequence[Sequence[float]]) -> None:
+    """One line a pair: both responses' rewards, and ``p_first`` = P(a better), in the service's words."""
+    rows = []
+    for pair, (better, worse) in zip(pairs, rewards, strict=True):
+        a, b = (better, worse) if pair.label == "a" else (worse, better)
+        rows.append({"id": pair.id, "label": pair.label, "reward_a": a, "reward_b": b, "p_first": sigmoid(a - b)})
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
 
 
 def _export(recipe: RewardRecipe, trainer: RewardTrainer, model: Any, tokenizer: Any, judged: Sequence[Judged]) -> None:
