@@ -48,7 +48,7 @@ def write_data(directory: Path, train: int = 64, evaluation: int = 12) -> dict[s
 
 
 def language_model(path: Path, **shape: int) -> Path:
-    """A checkpoint of `SHAPE`, changed by ``shape``, with random weights: for stages that start from a model on disk."""
+    """A checkpoint of `SHAPE`, changed by ``shape``, with random weights: for stages that start from one."""
     import torch
     from transformers import AutoTokenizer
 

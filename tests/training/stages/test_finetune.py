@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
 
 from service.judging import gram
@@ -141,6 +142,19 @@ def test_it_learns_and_logs_what_a_judge_is_measured_by(trained: tuple[Path, Jud
     final = json.loads((directory.parent / "runs" / "finetune" / "final.json").read_text("utf-8"))
     assert final["accuracy"] >= 0.8
     assert final["label_mass"] > 0.5
+
+
+@pytest.mark.slow
+def test_tensorboard_shows_what_is_watched(tmp_path: Path) -> None:
+    """Losses and accuracy of each step; accuracy, flips, label mass and calibration of held-out pairs; a picture."""
+    recipe = finetune_recipe(tmp_path, tracker={"name": "tensorboard", "every": 1}, evaluation={"every": 2})
+    finetune(recipe)
+    seen = EventAccumulator(str(recipe.run_directory / "curves")).Reload()
+    held_out = {"accuracy", "accuracy_one_order", "flip_rate", "label_mass", "ece", "loss"}
+    assert {f"eval/{name}" for name in held_out} | {"train/loss", "train/label_accuracy"} <= set(seen.Tags()["scalars"])
+    assert [event.step for event in seen.Scalars("eval/flip_rate")] == [2, 4]
+    assert [event.step for event in seen.Scalars("train/loss")] == [1, 2, 3, 4]
+    assert (recipe.run_directory / "curves.png").read_bytes().startswith(b"\x89PNG")
 
 
 @pytest.mark.slow
