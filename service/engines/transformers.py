@@ -12,6 +12,7 @@ import queue
 import threading
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from concurrent.futures import Future
+from copy import deepcopy
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -95,6 +96,7 @@ class TransformersEngine:
         self._next: _Work | None = None
         self._rows: list[_Row] = []
         self._adapter: str | None = None
+        self._latest: tuple[Any, Any, Any] | None = None
         self._thread: threading.Thread | None = None
         self._meter = ProgressMeter()
         self._model: Any = None
@@ -182,7 +184,7 @@ class TransformersEngine:
         if self._thread is not None:
             self._waiting.put(None)
             await asyncio.to_thread(self._thread.join)
-        self._model = None
+        self._model = self._latest = None
 
     async def _run(self, request: EngineRequest, emit: Emit | None) -> Completion:
         await self.check()
@@ -236,7 +238,7 @@ class TransformersEngine:
         try:
             self._use(request.adapter)
             if request.task == "generate":
-                logits, cache = self._logits(request.prompt_ids, None)
+                logits, cache = self._prompt(request)
                 self._rows.append(_Row(work, cache, _generator(request, logits.device)))
                 self._add(self._rows[-1], logits)
             else:
@@ -245,6 +247,18 @@ class TransformersEngine:
         except Exception as error:
             self._rows = [row for row in self._rows if row.work is not work]
             work.answer.set_exception(error)
+
+    def _prompt(self, request: EngineRequest) -> tuple[Any, Any]:
+        """The model's output after a text's prompt, and a cache to write on.
+
+        Votes of one prompt come one after another, so it is read once for all of them.
+        """
+        key = (request.adapter, request.prompt_ids)
+        if self._latest is None or self._latest[0] != key:
+            self._latest = None
+            self._latest = (key, *self._logits(request.prompt_ids, None))
+        _, logits, cache = self._latest
+        return logits, deepcopy(cache)
 
     def _use(self, adapter: str | None) -> None:
         if adapter == self._adapter:
@@ -351,7 +365,9 @@ def _choose(logits: Any, request: EngineRequest, draw: Any) -> int:
     """The next token: the likeliest, or a draw from the tempered nucleus."""
     if request.temperature == 0:
         return int(logits.argmax())
-    warpers = LogitsProcessorList([TemperatureLogitsWarper(request.temperature), TopPLogitsWarper(request.top_p)])
+    warpers = LogitsProcessorList([TemperatureLogitsWarper(request.temperature)])
+    if request.top_p < 1:
+        warpers.append(TopPLogitsWarper(request.top_p))
     probabilities = torch.softmax(warpers(torch.empty(0), logits[None])[0], dim=-1)
     return int(torch.multinomial(probabilities, 1, generator=draw))
 

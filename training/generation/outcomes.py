@@ -5,17 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from service.errors import InvalidInput, InvalidVerdict, LowLabelMass, NonFiniteScore, TokenLimitExceeded
+from service.errors import InvalidVerdict, LowLabelMass, NonFiniteScore, TokenLimitExceeded
 
 
 class GenerationError(Exception):
     """The run cannot go on: one sentence that says what to do. What was answered so far is kept."""
 
 
-FINAL = frozenset(
-    error.code for error in (InvalidInput, TokenLimitExceeded, InvalidVerdict, NonFiniteScore, LowLabelMass)
-)
-"""What the same weights would say of the same row again: seeds and greedy texts repeat themselves."""
+FINAL = frozenset(error.code for error in (TokenLimitExceeded, InvalidVerdict, NonFiniteScore, LowLabelMass))
+"""What the same weights would say of the same row again: seeds and greedy texts repeat themselves. Not what an engine
+refuses because of how it was started."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
 from service.engines.base import EngineRequest
-from service.errors import InvalidInput, StartupError
+from service.errors import EngineDead, InvalidInput, StartupError
 
 if TYPE_CHECKING:
     from tests.support.tiny_model import TinyCheckpoints
@@ -49,3 +51,48 @@ async def test_what_cannot_be_loaded_stops_the_start(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text("{}")
     with pytest.raises(StartupError, match="Could not load"):
         await TransformersEngine(TransformersOptions(str(tmp_path))).start()
+
+
+async def test_texts_written_together_are_those_written_alone(tiny_checkpoints: TinyCheckpoints) -> None:
+    """To the last token, sampled and greedy, whoever comes and goes beside them, and with other adapters waiting."""
+    from service.engines.transformers import TransformersEngine, TransformersOptions
+
+    adapters = {"lora": str(tiny_checkpoints.adapter)}
+    engine = TransformersEngine(TransformersOptions(str(tiny_checkpoints.causal), adapters=adapters, rows=4))
+    await engine.start()
+    requests = [
+        EngineRequest(
+            tiny_checkpoints.encode("Which is better? " * (1 + 3 * i)),
+            "generate",
+            max_tokens=10 + 7 * i,
+            temperature=0.0 if i % 3 == 0 else 1.0,
+            top_p=0.95,
+            seed=i,
+            adapter="lora" if i % 4 == 3 else None,
+        )
+        for i in range(9)
+    ]
+    alone = [await engine.complete(request) for request in requests]
+    assert [len(done.token_ids) for done in alone] == [request.max_tokens for request in requests]
+    reads = [EngineRequest(request.prompt_ids, "label", label_ids=(1, 2)) for request in requests]
+    read_alone = [await engine.complete(read) for read in reads]
+    for order in (requests, requests[::-1], requests[4:] + requests[:4]):
+        left = asyncio.create_task(engine.complete(replace(requests[8], max_tokens=300)))
+        together = asyncio.gather(*map(engine.complete, [*order, *reads]))
+        await asyncio.sleep(0.05)
+        left.cancel()
+        found = await together
+        assert {r.max_tokens: done for r, done in zip(order, found[:9], strict=True)} == {
+            r.max_tokens: done for r, done in zip(requests, alone, strict=True)
+        }
+        assert list(found[9:]) == read_alone
+    single = TransformersEngine(TransformersOptions(str(tiny_checkpoints.causal), adapters=adapters))
+    await single.start()
+    for i in (0, 3, 6):
+        assert (await single.complete(requests[i])).token_ids == alone[i].token_ids
+    await single.close()
+    running = [asyncio.create_task(engine.complete(replace(request, max_tokens=400))) for request in requests]
+    await asyncio.sleep(0.05)
+    await engine.close()
+    outcomes = await asyncio.gather(*running, return_exceptions=True)
+    assert {type(outcome) for outcome in outcomes} == {EngineDead}

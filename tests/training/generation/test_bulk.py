@@ -14,6 +14,8 @@ import pytest
 from service.byte_tokenizer import byte_tokenizer
 from service.engines.base import EngineRequest
 from service.engines.fake import FakeEngine, FakeOptions, Fault, encode_bytes
+from service.engines.remote import RemoteEngine, RemoteOptions
+from tests.support.vllm_server import StubServer
 from training.data.pairs import DataError
 from training.generation.bulk import Job, answer_all, read_answers
 from training.generation.outcomes import Answer, Failure, GenerationError, Throughput
@@ -138,6 +140,27 @@ async def test_a_likelihood_that_is_no_number_is_a_failure(tmp_path: Path) -> No
 async def test_a_run_without_any_answer_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(GenerationError, match="none of 4 rows"):
         await _run(_jobs(4), tmp_path / "answers.jsonl", lambda request: "abort")
+
+
+async def test_what_an_engine_refuses_another_start_may_answer(tmp_path: Path) -> None:
+    """Servers that take no seeds, then some that do: the refusals were no answers."""
+    fake = FakeEngine()
+    await fake.start()
+    stub = StubServer(fake).start()
+    jobs, output = _jobs(4)[::2], tmp_path / "answers.jsonl"
+    for seeds in (False, True):
+        engine = RemoteEngine(RemoteOptions((stub.url,), seeds=seeds))
+        await engine.start()
+        if not seeds:
+            with pytest.raises(GenerationError, match="seed"):
+                await answer_all(engine, TOKENIZER, jobs, output, title="test")
+        else:
+            assert (await answer_all(engine, TOKENIZER, jobs, output, title="test")).failed == 0
+        await engine.close()
+    stub.stop()
+    texts = [answer.text for _, answer in read_answers(output) if isinstance(answer, Answer)]
+    await _run(jobs, tmp_path / "here.jsonl")
+    assert texts == [answer.text for _, answer in read_answers(tmp_path / "here.jsonl") if isinstance(answer, Answer)]
 
 
 async def test_a_file_of_something_else_is_refused(tmp_path: Path) -> None:
