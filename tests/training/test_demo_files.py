@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from transformers import AutoTokenizer
 
 from service.judging import gram_r2
 from service.manifest import Manifest
+from training.commands import demo_data
 from training.configs import FinetuneRecipe, PretrainRecipe
 from training.data.demo_files import DemoSizes, write_demo
 from training.data.judgments import read_judgments
@@ -63,6 +65,20 @@ def test_the_tokenizer_writes_verdicts_and_labels_as_one_token(written: Path) ->
     tokenizer = AutoTokenizer.from_pretrained(written / "tokenizer")
     for text in ("A", "B", " right", " wrong"):
         assert len(tokenizer(text, add_special_tokens=False).input_ids) == 1
+
+
+@pytest.mark.parametrize(
+    ("options", "sizes"), [([], DemoSizes()), (["--share", "0.01", "--held-out", "600"], DemoSizes(608, 380, 600))]
+)
+def test_the_command_draws_a_share_and_as_many_held_out_pairs_as_asked(
+    options: list[str], sizes: DemoSizes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[Any] = []
+    monkeypatch.setattr("training.data.demo_files.write_demo", lambda *arguments: asked.extend(arguments))
+    parser = argparse.ArgumentParser()
+    demo_data.add_parser(parser.add_subparsers())
+    demo_data.run(parser.parse_args(["demo-data", str(tmp_path), *options]))
+    assert asked == [tmp_path, sizes, 20]
 
 
 @pytest.mark.slow
