@@ -7,6 +7,7 @@ A command module defines ``add_parser(commands)``, which imports nothing heavy, 
 from __future__ import annotations
 
 import argparse
+import errno
 import logging
 import sys
 from importlib import import_module
@@ -35,6 +36,8 @@ COMMANDS = (
     "study",
 )
 """Names of modules of `training.commands`, in the order of the help text. A command may have sub-commands."""
+EXPECTED = (DataError, SaveError, ServiceError, TrainingDiverged, OSError)
+"""What is told in one sentence, without a traceback."""
 
 
 def main() -> None:
@@ -47,8 +50,24 @@ def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     try:
         modules[args.command].run(args)
-    except (DataError, SaveError, ServiceError, TrainingDiverged) as error:
-        sys.exit(f"error: {error}")
+    except (*EXPECTED, ExceptionGroup) as error:
+        sys.exit(f"error: {sentence(error)}")
+    except KeyboardInterrupt:
+        sys.exit("interrupted; what was saved is kept")
+
+
+def sentence(error: Exception) -> str:
+    """What a user is told. Raises an error again that nobody expected: its traceback says more."""
+    while isinstance(error, ExceptionGroup):  # the first of several workers that met the same
+        error = error.exceptions[0]
+    if not isinstance(error, EXPECTED):
+        raise error
+    if not isinstance(error, OSError):
+        return str(error)
+    where = f"{error.filename}: " if error.filename else ""
+    full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+    remedy = "free space, then start again; what was saved is kept" if full else "check the path and its rights"
+    return f"{where}{error.strerror or error}; {remedy}."
 
 
 if __name__ == "__main__":

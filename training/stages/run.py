@@ -19,6 +19,7 @@ from training.configs import OptimizerSection, ScheduleSection, StageRecipe
 from training.data.pairs import DataError
 from training.evaluation.curves import draw_curves
 from training.stages.datasets import check_enough
+from training.stages.saving import check_replaceable
 from training.stages.trainer import HISTORY
 
 log = logging.getLogger(__name__)
@@ -44,9 +45,12 @@ def total_steps(schedule: ScheduleSection, rows: int, rows_per_step: int) -> int
 def arguments(recipe: StageRecipe, rows: int, *, evaluates: bool) -> TrainingArguments:
     """The recipe in the Trainer's words; fresh weights are drawn by its seed from here on.
 
-    Raises `DataError` for batches that cannot be divided among processes, and for a tracker that is not there.
+    Raises `DataError` for batches that cannot be divided among processes, a tracker that is not there, and an output
+    that cannot be written.
     """
     _check_tracker(recipe.tracker.name)
+    if is_main_process():
+        check_replaceable(Path(recipe.output.directory))
     set_seed(recipe.seed)
     accumulation = recipe.batch.accumulation(processes())
     check_enough(rows, processes())
@@ -139,5 +143,7 @@ def write_figures(recipe: StageRecipe, figures: dict[str, float]) -> None:
     figures = {n: v for n, v in figures.items() if not n.endswith(("runtime", "_per_second", "preparation_time"))}
     recipe.run_directory.mkdir(parents=True, exist_ok=True)
     path = recipe.run_directory / "final.json"
-    path.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
+    part = path.with_suffix(".part")
+    part.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
+    part.replace(path)
     log.info("final: %s", ", ".join(f"{name} {value:.4f}" for name, value in figures.items()))

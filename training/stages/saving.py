@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from training.data.pairs import DataError
+
 
 class SaveError(Exception):
     """A checkpoint could not be written; nothing of it was left behind, and what was there before is untouched."""
@@ -44,7 +46,29 @@ def whole_directory(directory: Path) -> Iterator[Path]:
 def failure(directory: Path, error: Exception) -> SaveError:
     """One sentence for the many ways libraries report that a file could not be written."""
     reason = str(error).strip().partition("\n")[0] or type(error).__name__
-    return SaveError(f"{directory} could not be written ({reason}); free space on its disk, then go on with --resume.")
+    full = any(word in reason for word in ("No space", "too large", "quota"))
+    remedy = "free space on its disk" if full else "check the path and its rights"
+    return SaveError(f"{directory} could not be written ({reason}); {remedy}, then go on with --resume.")
+
+
+def check_replaceable(directory: Path) -> None:
+    """Found out before hours of training: a directory that cannot be made, or that holds what nobody wants to lose.
+
+    Raises `DataError`.
+    """
+    try:
+        directory.resolve().parent.mkdir(parents=True, exist_ok=True)
+        held = sorted(path.name for path in directory.iterdir()) if directory.exists() else []
+    except OSError as error:
+        raise DataError(
+            f"output.directory = {directory}: cannot be written ({error.strerror}); name another."
+        ) from error
+    if not os.access(directory.resolve().parent, os.W_OK):
+        raise DataError(f"output.directory = {directory}: its folder is not yours to write to; name another.")
+    if held and "config.json" not in held:
+        raise DataError(
+            f"output.directory = {directory} would be replaced, and holds {held[0]} and no checkpoint; name another."
+        )
 
 
 def flush(directory: Path) -> None:

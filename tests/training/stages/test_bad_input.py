@@ -103,6 +103,18 @@ def test_rows_that_teach_nothing_are_named_before_the_first_step(
     assert not recipe.run_directory.exists()
 
 
+def test_an_output_that_cannot_be_or_holds_other_things(tmp_path: Path) -> None:
+    """The finished checkpoint takes the place of what was there: that must be a checkpoint."""
+    (tmp_path / "checkpoints" / "another").mkdir(parents=True)
+    (tmp_path / "checkpoints" / "another" / "config.json").write_text("{}")
+    with pytest.raises(DataError, match=r"checkpoints would be replaced, and holds another and no checkpoint"):
+        finetune(finetune_recipe(tmp_path, output={"directory": str(tmp_path / "checkpoints")}))
+    assert (tmp_path / "checkpoints" / "another" / "config.json").exists()
+    with pytest.raises(DataError, match=r"output\.directory = /dev/null/x: cannot be made \(File exists\)"):
+        finetune(finetune_recipe(tmp_path, output={"directory": "/dev/null/x"}))
+    assert not (tmp_path / "runs").exists(), "before anything is computed"
+
+
 def test_a_tracker_nobody_knows_or_installed(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"tracker\.name = tensorbord: there is none of that name; .*tensorboard.*none"):
         finetune(finetune_recipe(tmp_path, tracker={"name": "tensorbord"}))
