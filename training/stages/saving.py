@@ -60,9 +60,7 @@ def check_replaceable(directory: Path) -> None:
         directory.resolve().parent.mkdir(parents=True, exist_ok=True)
         held = sorted(path.name for path in directory.iterdir()) if directory.exists() else []
     except OSError as error:
-        raise DataError(
-            f"output.directory = {directory}: cannot be written ({error.strerror}); name another."
-        ) from error
+        raise DataError(f"output.directory = {directory}: cannot be made ({error.strerror}); name another.") from error
     if not os.access(directory.resolve().parent, os.W_OK):
         raise DataError(f"output.directory = {directory}: its folder is not yours to write to; name another.")
     if held and "config.json" not in held:
