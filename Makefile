@@ -68,7 +68,7 @@ soak: $(RUNTIME) $(TOOLS) ## every property at its full count, in parts of at mo
 	$(PY) -m benchmarks soak --strict --write-docs $(if $(PART),--part '$(PART)')
 
 .PHONY: studies
-studies: $(RUNTIME) $(TOOLS) ## three claims about training judges, re-tested on small models (SIZE=full: hours, see docs/studies)
+studies: $(RUNTIME) $(TOOLS) ## claims about training judges, re-tested on small models (SIZE=full: hours, see docs/studies)
 	$(PY) -m training study all --size $(SIZE)
 
 .PHONY: clean

@@ -1,4 +1,4 @@
-"""``study NAME``: a claim of the GRAM paper, tested on small models where the truth is known."""
+"""``study NAME``: a claim of the GRAM, GRAM-R2 or RM-R1 paper, tested on small models where the truth is known."""
 
 from __future__ import annotations
 
@@ -10,15 +10,23 @@ STUDIES = {
     "smoothing": "label smoothing under wrong labels and misleading style, with the discriminative baselines",
     "stage1": "accuracy per label: random weights, stage 1, stage 1 on shuffled prompts",
     "adaptation": "labels that a new task needs: from scratch, from a generic judge, from GRAM",
+    "selftrain": "rounds of self-training with a prover against labels alone, and what denoising adds",
+    "proof_selection": "which of several proofs to learn: the first, the likeliest, the published score's",
+    "rlvr": "GRPO after distillation against more distillation, a cold start and labels alone",
+    "votes": "votes against the greedy rationale, and what stopping early saves",
+    "budget": "accuracy against the number of tokens a rationale may have",
+    "rubrics": "RM-R1's ablation: rubric, solution first, kind of task",
+    "r2_adaptation": "pairs that a new task needs: a reasoning judge against label-only ones",
+    "faithfulness": "true facts and verdicts that follow, after self-training, GRPO, more distillation",
 }
 SIZES = ("micro", "smoke", "pilot", "full")
 
 
 def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    lines = "\n".join(f"  {name:<12}{what}" for name, what in STUDIES.items())
+    lines = "\n".join(f"  {name:<17}{what}" for name, what in STUDIES.items())
     parser = commands.add_parser(
         "study",
-        help="test a claim of the paper at small scale",
+        help="test a claim of the papers at small scale",
         description=f"Run a study, or what is missing of it, and write its page.\n\n{lines}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

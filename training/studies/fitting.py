@@ -107,7 +107,7 @@ def fit(
     """Train ``trained`` (the judge or a part of it) for the plan's steps; returns the mean loss of the last tenth."""
     judge.train()
     parameters = list(trained.parameters())
-    optimizers, schedules = _optimizers(trained, plan)
+    optimizers, schedules = optimizers_of(trained, plan)
     order = torch.Generator().manual_seed(seed)
     losses: list[float] = []
     for _ in range(plan.steps):
@@ -143,9 +143,10 @@ def fresh(source: Source, batch: int, seed: int, *, foreign_prompts: bool = Fals
         yield Batch.of(pairs.with_foreign_prompts(rng) if foreign_prompts else pairs)
 
 
-def _optimizers(
+def optimizers_of(
     trained: nn.Module, plan: Plan
 ) -> tuple[list[torch.optim.Optimizer], list[torch.optim.lr_scheduler.LRScheduler]]:
+    """Muon for the layers' matrices and AdamW for the rest, each with its schedule."""
     named = list(trained.named_parameters())
     matrices = [p for name, p in named if ".layers." in name and p.ndim == 2]
     others = [p for name, p in named if not (".layers." in name and p.ndim == 2)]

@@ -12,6 +12,24 @@ from training.studies import adaptation, adaptation_report, smoothing, smoothing
 from training.studies.comparisons import Table
 from training.studies.grid import Unit, Work, pin_setup, read_results, run_grid
 from training.studies.pages import Origin, Report, write_report
+from training.studies.reasoning import (
+    budget,
+    budget_report,
+    faithfulness,
+    faithfulness_report,
+    proof_selection,
+    proof_selection_report,
+    r2_adaptation,
+    r2_adaptation_report,
+    rlvr,
+    rlvr_report,
+    rubrics,
+    rubrics_report,
+    selftrain,
+    selftrain_report,
+    votes,
+    votes_report,
+)
 
 DOCS = Path("docs/studies")
 
@@ -30,6 +48,16 @@ STUDIES: Mapping[str, Study] = {
     "smoothing": Study(smoothing.SIZES, smoothing.phases, smoothing.work, smoothing_report.report),
     "stage1": Study(stage1.SIZES, stage1.phases, stage1.work, stage1_report.report),
     "adaptation": Study(adaptation.SIZES, adaptation.phases, adaptation.work, adaptation_report.report),
+    "selftrain": Study(selftrain.SIZES, selftrain.phases, selftrain.work, selftrain_report.report),
+    "proof_selection": Study(
+        proof_selection.SIZES, proof_selection.phases, proof_selection.work, proof_selection_report.report
+    ),
+    "rlvr": Study(rlvr.SIZES, rlvr.phases, rlvr.work, rlvr_report.report),
+    "votes": Study(votes.SIZES, votes.phases, votes.work, votes_report.report),
+    "budget": Study(budget.SIZES, budget.phases, budget.work, budget_report.report),
+    "rubrics": Study(rubrics.SIZES, rubrics.phases, rubrics.work, rubrics_report.report),
+    "r2_adaptation": Study(r2_adaptation.SIZES, r2_adaptation.phases, r2_adaptation.work, r2_adaptation_report.report),
+    "faithfulness": Study(faithfulness.SIZES, faithfulness.phases, faithfulness.work, faithfulness_report.report),
 }
 
 
