@@ -12,7 +12,7 @@ import asyncio
 import math
 import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -23,7 +23,7 @@ from service.errors import EngineDead, ServiceError
 from service.tokenization import ChatTokenizer
 from service.types import Completion, Usage
 from training.data.pairs import DataError
-from training.generation.ledger import Ledger, Row, digest_of, read_rows, unique
+from training.generation.ledger import Ledger, Row, digest_of, failure_of, read_rows, unique
 from training.generation.outcomes import Answer, Failure, GenerationError, Throughput
 
 IN_FLIGHT = 64
@@ -128,7 +128,7 @@ class Run:
                     f"{self._title}: the engine cannot go on ({error.message}); what was answered is kept, start again."
                 ) from error
             except ServiceError as error:
-                found = Failure(error.code, error.message)
+                found = Failure.of(error)
             if isinstance(found, Failure):
                 self._failed += 1
                 self._first = self._first or found
@@ -147,9 +147,11 @@ def _first_leaf(errors: BaseExceptionGroup[Exception]) -> BaseException:
 
 
 def _digest(request: EngineRequest) -> str:
-    """Names all that decides an answer; not where it is computed."""
-    sampling = (request.max_tokens, request.temperature, request.top_p, request.stop, request.seed)
-    return digest_of(request.task, request.prompt_ids, request.scored_from, request.adapter, *sampling)
+    """Names all that decides an answer; not where it is computed. What is as usual has no name, so that a new kind of
+    option leaves old files valid."""
+    wanted = [(field.name, getattr(request, field.name)) for field in fields(request) if field.compare]
+    usual = EngineRequest((), request.task)
+    return digest_of(request.task, *((name, value) for name, value in wanted if value != getattr(usual, name)))
 
 
 def _check(job: Job) -> None:
@@ -174,5 +176,5 @@ def _row(request: EngineRequest, completion: Completion, tokenizer: ChatTokenize
 
 def _answer(row: Mapping[str, Any]) -> Answer | Failure:
     if "error" in row:
-        return Failure(row["error"], row["message"])
+        return failure_of(row)
     return Answer(row["key"], row["text"], row["tokens"], row["finish_reason"], row.get("log_likelihood"))

@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -21,7 +21,7 @@ from service.judge import Judge
 from service.judgment import Ask, Prepared, TextMemo, judgment, prepare
 from service.types import Comparison, Completion, Verdict
 from training.generation.bulk import Run, made_by
-from training.generation.ledger import Ledger, Row, digest_of, read_rows, unique
+from training.generation.ledger import Ledger, Row, digest_of, failure_of, read_rows, unique
 from training.generation.outcomes import Failure
 from training.generation.seeds import seed_of
 from training.generation.verdicts import row_of, verdict_of
@@ -52,6 +52,7 @@ async def judge_all(
     *,
     title: str = "judging",
     stop_when_decided: bool = False,
+    max_rationale_tokens: int | None = None,
     at_once: int = AT_ONCE,
 ) -> list[Verdict | Failure]:
     """The verdict of every (key, comparison), in order; what ``output`` holds is not judged again.
@@ -62,8 +63,10 @@ async def judge_all(
     """
     unique(key for key, _ in items)
     comparisons = dict(items)
-    asked = {key: digest_of(votes, round, stop_when_decided, _texts(shown)) for key, shown in items}
-    run, ask = Run(title), Ask(votes, stop_when_decided)
+    ask = Ask(votes, stop_when_decided, max_rationale_tokens=max_rationale_tokens)
+    how = (round, votes, stop_when_decided, max_rationale_tokens)
+    asked = {key: digest_of(*how, _texts(shown)) for key, shown in items}
+    run = Run(title)
 
     async def answer(key: str) -> Row | Failure:
         verdict = await judge.judge(key, comparisons[key], ask, round)
@@ -80,7 +83,7 @@ async def judge_all(
 def read_verdicts(path: Path) -> Iterator[tuple[str, Verdict | Failure]]:
     """Key and verdict of every row of a finished file, one at a time. Raises `DataError`."""
     for row in read_rows(path):
-        yield row["key"], Failure(row["error"], row["message"]) if "error" in row else verdict_of(row)
+        yield row["key"], failure_of(row) if "error" in row else verdict_of(row)
 
 
 class LocalJudge:
@@ -93,9 +96,9 @@ class LocalJudge:
     def made_by(self) -> Mapping[str, Any]:
         judge = self.inner
         limits = {"prompt_tokens": judge.max_prompt_tokens, "rationale_tokens": judge.max_rationale_tokens}
-        return made_by(
-            judge.engine, judge=judge.name, template=judge.version.template_hash, adapter=judge.adapter, **limits
-        )
+        ends = {"on_budget": judge.on_budget, "repetition": judge.repetition and asdict(judge.repetition)}
+        names = {"judge": judge.name, "template": judge.version.template_hash, "adapter": judge.adapter}
+        return made_by(judge.engine, **names, **limits, **ends)
 
     async def judge(self, key: str, comparison: Comparison, ask: Ask, round: int) -> Verdict | Failure:
         prepared = prepare(self.inner, comparison, TextMemo())

@@ -16,9 +16,11 @@ import hashlib
 import json
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import IO, Any, Self
 
+from service.types import Rationale
 from training.data.pairs import DataError, read_objects
 from training.generation.outcomes import Failure
 
@@ -100,7 +102,10 @@ class Ledger:
         self._note(whole, self._line(whole))
 
     def fail(self, key: str, failure: Failure) -> None:
-        self.add(key, {"error": failure.code, "message": failure.message})
+        row: dict[str, Any] = {"error": failure.code, "message": failure.message}
+        if failure.rationales:
+            row["rationales"] = [asdict(rationale) for rationale in failure.rationales]
+        self.add(key, row)
 
     def finish(self) -> None:
         """Put the rows in the order of the questions. For a run without open questions."""
@@ -117,7 +122,7 @@ class Ledger:
     def _note(self, row: Row, place: int) -> None:
         """The last line of a key counts."""
         self._places[row["key"]] = place
-        failure = Failure(row["error"], row["message"]) if "error" in row else None
+        failure = failure_of(row) if "error" in row else None
         (self._open.add if failure and not failure.is_final else self._open.discard)(row["key"])
 
     def _line(self, row: Row) -> int:
@@ -138,6 +143,11 @@ def read_rows(path: Path) -> Iterator[dict[str, Any]]:
         if "key" not in row:
             raise DataError(f"{path}, row {number}: not an answer; make the file again.")
         yield row
+
+
+def failure_of(row: Row) -> Failure:
+    """A failed row, read."""
+    return Failure(row["error"], row["message"], tuple(Rationale(**one) for one in row.get("rationales", ())))
 
 
 def unique(keys: Iterable[str]) -> None:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
-from service.errors import InvalidVerdict, LowLabelMass, NonFiniteScore, TokenLimitExceeded
+from service.errors import InvalidVerdict, LowLabelMass, NonFiniteScore, ServiceError, TokenLimitExceeded
+from service.types import FinishReason, Rationale
 
 
 class GenerationError(Exception):
@@ -19,10 +19,15 @@ refuses because of how it was started."""
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """Why a row has no answer. ``code`` is the service's stable word."""
+    """Why a row has no answer. ``code`` is the service's stable word, ``rationales`` what was written."""
 
     code: str
     message: str
+    rationales: tuple[Rationale, ...] = ()
+
+    @classmethod
+    def of(cls, error: ServiceError) -> Failure:
+        return cls(error.code, error.message, error.rationales if isinstance(error, InvalidVerdict) else ())
 
     @property
     def is_final(self) -> bool:
@@ -40,7 +45,7 @@ class Answer:
     key: str
     text: str
     tokens: int
-    finish_reason: Literal["stop", "length"]
+    finish_reason: FinishReason
     log_likelihood: float | None = None
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import httpx
 
 from service.judgment import Ask
-from service.types import Comparison, Verdict
+from service.types import Comparison, Rationale, Verdict
 from training.generation.outcomes import Failure, GenerationError
 from training.generation.verdicts import verdict_of
 
@@ -47,12 +47,14 @@ class ServedJudge:
     async def judge(self, key: str, comparison: Comparison, ask: Ask, round: int) -> Verdict | Failure:
         turns = [{"role": message.role, "content": message.content} for message in comparison.prompt.messages]
         shown = {"prompt": turns, "response_a": comparison.first.text, "response_b": comparison.second.text}
-        body = {"judge": self._version["name"], "votes": ask.votes, "stop_when_decided": ask.stop_when_decided, **shown}
+        how = {name: getattr(ask, name) for name in ("votes", "stop_when_decided", "max_rationale_tokens")}
+        body = {"judge": self._version["name"], **how, **shown}
         reply = await self._post(body)
         found = reply.json()
         if reply.status_code != 200:
             error = found["error"]
-            return Failure(error["code"], error["message"])
+            written = (error.get("details") or {}).get("rationales", ())
+            return Failure(error["code"], error["message"], tuple(Rationale(**one) for one in written))
         return verdict_of(found)
 
     async def _post(self, body: Mapping[str, Any]) -> httpx.Response:

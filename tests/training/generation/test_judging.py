@@ -103,6 +103,7 @@ async def test_a_pair_without_a_verdict_is_a_failure_that_stays(tmp_path: Path) 
         verdicts = await judge_all(judge, ITEMS, 2, 1, tmp_path / "votes.jsonl")
         failure = verdicts[3]
         assert isinstance(failure, Failure) and failure.code == "invalid_verdict"
+        assert [rationale.text for rationale in failure.rationales] == ["I cannot say."] * 4
         assert sum(isinstance(verdict, Verdict) for verdict in verdicts) == len(ITEMS) - 1
         engine.requests.clear()
         assert await judge_all(judge, ITEMS, 2, 1, tmp_path / "votes.jsonl") == verdicts
