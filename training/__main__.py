@@ -14,6 +14,7 @@ from importlib import import_module
 
 from service.errors import ServiceError
 from training.data.pairs import DataError
+from training.generation.outcomes import GenerationError
 from training.stages.errors import TrainingDiverged
 from training.stages.saving import SaveError
 
@@ -25,7 +26,9 @@ COMMANDS = (
     "reward",
     "reason",
     "prove",
+    "proofs",
     "distill",
+    "selftrain",
     "curves",
     "demo_data",
     "recipe",
@@ -36,7 +39,7 @@ COMMANDS = (
     "study",
 )
 """Names of modules of `training.commands`, in the order of the help text. A command may have sub-commands."""
-EXPECTED = (DataError, SaveError, ServiceError, TrainingDiverged, OSError)
+EXPECTED = (DataError, SaveError, ServiceError, GenerationError, TrainingDiverged, OSError)
 """What is told in one sentence, without a traceback."""
 
 

@@ -205,6 +205,11 @@ ROOMS: dict[str, Room] = {
         ),
         ("torch", "transformers", "accelerate", "peft", "trl", "datasets", "tqdm", "numpy"),
     ),
+    # The self-training loop: it drives stages and generation, and computes nothing of theirs itself.
+    "training.selftrain": Room(
+        ("training", *NOUNS, "service.judging", "service.tokenization", "service.engines.base"),
+        ("pydantic", "matplotlib", "numpy", "tqdm"),
+    ),
     # They measure the whole house from outside, each against its own opponent.
     "benchmarks": Room(("service", "training", "client"), ("httpx", "matplotlib", "psutil", "rich")),
     "benchmarks.offline": Room(("service",), ("vllm", "prometheus_client")),

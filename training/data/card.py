@@ -158,7 +158,7 @@ def markdown(card: Card) -> Iterator[str]:
     yield from _sources(card)
     yield from _drops(card)
     yield "## Files\n"
-    yield from _table(("file", "format", "rows", "sha256"), _files(card))
+    yield from table(("file", "format", "rows", "sha256"), _files(card))
     yield "\n## Recipe\n"
     yield f"```json\n{json.dumps(card.recipe, indent=2, ensure_ascii=False)}\n```"
 
@@ -173,7 +173,7 @@ def _sides(card: Card) -> Iterator[str]:
         labels = "/".join(f"{side.labels[label]:,}" for label in ("a", "b", "none"))
         rows.append((name, f"{side.pairs:,}", f"{len(side.prompts):,}", labels, *lengths, longer))
     heads = ("side", "pairs", "prompts", "labels a/b/none", "prompt", "better", "worse", "the longer one is better")
-    yield from _table(heads, rows)
+    yield from table(heads, rows)
     yield "\nLengths are characters, median / 95th percentile. Picking the longer response is the accuracy to beat.\n"
 
 
@@ -183,7 +183,7 @@ def _sources(card: Card) -> Iterator[str]:
     for source in card.sources:
         kept = (f"{source.kept[side]:,}" for side in ("train", "validation", "test"))
         rows.append((source.title, source.path, f"{source.read:,}", f"{sum(source.dropped.values()):,}", *kept))
-    yield from _table(("source", "path", "read", "dropped", "train", "validation", "test"), rows)
+    yield from table(("source", "path", "read", "dropped", "train", "validation", "test"), rows)
     yield "\nRead: pairs, and rows that were left out before they made any.\n"
 
 
@@ -193,12 +193,12 @@ def _drops(card: Card) -> Iterator[str]:
     for reason, count in card.dropped.most_common():
         where = ", ".join(f"{s.title} {s.dropped[reason]:,}" for s in card.sources if s.dropped[reason])
         rows.append((reason, f"{count:,}", where))
-    yield from _table(("reason", "pairs", "of"), rows)
+    yield from table(("reason", "pairs", "of"), rows)
     share = f"{card.near_duplicates:,} of {card.compared:,} pairs compared ({100 * card.near_duplicate_share:.2f} %)"
     yield f"\nNear-duplicates, equal ones included: {share}.\n"
     if card.benchmark_prompts:
         yield f"Overlap with {card.benchmark_prompts:,} benchmark prompts (different wordings), in pairs dropped:\n"
-        yield from _table(("benchmark: rule", "pairs"), [(name, f"{n:,}") for name, n in card.overlaps.items()])
+        yield from table(("benchmark: rule", "pairs"), [(name, f"{n:,}") for name, n in card.overlaps.items()])
         yield ""
 
 
@@ -216,7 +216,8 @@ def _middle_and_tail(values: Sequence[int]) -> str:
     return f"{found['50']:,} / {found['95']:,}" if found else "-"
 
 
-def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[str]:
+def table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[str]:
+    """The lines of a table in Markdown."""
     yield "| " + " | ".join(heads) + " |"
     yield "|" + "---|" * len(heads)
     for row in rows:
