@@ -34,8 +34,11 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 
 def _policy_arguments(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--policy", help="checkpoint directory or hub id, run in this process")
-    group.add_argument("--policy-url", help="a server with /v1/chat/completions instead")
+    group.add_argument(
+        "--policy-url", help="a server with /v1/chat/completions instead, such as vLLM's: http://127.0.0.1:8100"
+    )
     group.add_argument("--policy-model", help="the server's model (default: its only one)")
+    group.add_argument("--policy-key-file", type=Path, help="file with the server's API key")
     group.add_argument("--n", type=int, default=64, choices=range(1, 65), metavar="N", help="samples (default: 64)")
     group.add_argument("--top-p", type=float, default=0.95, help="default: 0.95")
     group.add_argument("--temperature", type=float, default=0.75, help="default: 0.75")

@@ -86,7 +86,7 @@ async def judge_of(args: argparse.Namespace) -> AsyncIterator[Judge]:
     if args.baseline:
         yield Baseline(args.baseline, args.seed)
     elif args.url:
-        headers = {"Authorization": f"Bearer {_key(args.key_file)}"} if args.key_file else {}
+        headers = {"Authorization": f"Bearer {read_key(args.key_file)}"} if args.key_file else {}
         timeout = httpx.Timeout(10.0, read=args.deadline + 30.0, pool=None)
         async with httpx.AsyncClient(base_url=args.url, headers=headers, timeout=timeout) as client:
             yield await ServiceJudge.connect(client, args.judge, args.votes, args.deadline)
@@ -97,7 +97,8 @@ async def judge_of(args: argparse.Namespace) -> AsyncIterator[Judge]:
             yield judge
 
 
-def _key(path: Path) -> str:
+def read_key(path: Path) -> str:
+    """The API key in a file. Raises `EvaluationError` where it cannot be read."""
     try:
         return path.read_text(encoding="utf-8").strip()
     except OSError as error:

@@ -32,7 +32,9 @@ def load_tokenizer(section: ModelSection) -> PreTrainedTokenizerBase:
     try:
         tokenizer = AutoTokenizer.from_pretrained(name, revision=section.revision, trust_remote_code=False)
     except Exception as error:  # the libraries below raise anything for a broken file
-        raise DataError(f"Cannot load a tokenizer from {name}; check the path ({_reason(error)}).") from error
+        raise DataError(
+            f"Cannot load a tokenizer from {name}; check the path, or the connection ({_reason(error)})."
+        ) from error
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     for name in _WHERE_LOADED:
@@ -128,7 +130,9 @@ def _load(kind: Any, section: ModelSection, precision: PrecisionSection, **more:
             **more,
         )
     except Exception as error:
-        raise DataError(f"Cannot load a model from {section.path}; check the path ({_reason(error)}).") from error
+        raise DataError(
+            f"Cannot load a model from {section.path}; check the path, or the connection ({_reason(error)})."
+        ) from error
 
 
 def _require_architecture(section: ModelSection, ending: str, what: str) -> None:
@@ -136,7 +140,9 @@ def _require_architecture(section: ModelSection, ending: str, what: str) -> None
     try:
         config = AutoConfig.from_pretrained(section.path, revision=section.revision, trust_remote_code=False)
     except Exception as error:
-        raise DataError(f"Cannot load a model from {section.path}; check the path ({_reason(error)}).") from error
+        raise DataError(
+            f"Cannot load a model from {section.path}; check the path, or the connection ({_reason(error)})."
+        ) from error
     names = config.architectures or []
     if names and not any(name.endswith((ending, "LMHeadModel")) for name in names):
         raise DataError(f"{section.path} is a {names[0]}, not {what}; name another checkpoint.")

@@ -33,7 +33,7 @@ from training.evaluation.best_of_n.study import (
     study,
 )
 from training.evaluation.judges.base import EvaluationError
-from training.evaluation.run import judge_of
+from training.evaluation.run import judge_of, read_key
 
 
 async def best_of_n(args: argparse.Namespace) -> Study:
@@ -71,7 +71,9 @@ async def _policy(args: argparse.Namespace) -> AsyncIterator[Policy]:
     if not args.policy_url:
         yield CheckpointPolicy(args.policy, args.threads)
         return
-    async with httpx.AsyncClient(base_url=args.policy_url, timeout=httpx.Timeout(10.0, read=600.0)) as client:
+    headers = {"Authorization": f"Bearer {read_key(args.policy_key_file)}"} if args.policy_key_file else {}
+    url = args.policy_url.rstrip("/").removesuffix("/v1")
+    async with httpx.AsyncClient(base_url=url, headers=headers, timeout=httpx.Timeout(10.0, read=600.0)) as client:
         yield await EndpointPolicy.connect(client, args.policy_model)
 
 
