@@ -15,7 +15,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import IO, Any, Self
@@ -33,14 +33,18 @@ def digest_of(*parts: object) -> str:
     return hashlib.sha256(repr(parts).encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
 
-def whole_lines(path: Path) -> list[bytes]:
-    """The lines of a file of appended lines. A last one without its line feed was cut by a kill: it is taken away."""
-    data = path.read_bytes()
-    whole = data[: data.rfind(b"\n") + 1]
-    if len(whole) < len(data):
-        print(f"{path}: the last line was cut off; it is left out and done again.")
-        path.write_bytes(whole)
-    return whole.split(b"\n")[:-1]
+def whole_lines(path: Path) -> Iterator[bytes]:
+    """The lines of a file of appended lines, one at a time. A last one without its line feed was cut by a kill: it is
+    taken away."""
+    place = 0
+    with path.open("rb") as lines:
+        for line in lines:
+            if not line.endswith(b"\n"):
+                print(f"{path}: the last line was cut off; it is left out and done again.")
+                os.truncate(path, place)
+                return
+            place += len(line)
+            yield line[:-1]
 
 
 class Ledger:
@@ -57,18 +61,20 @@ class Ledger:
         self._places: dict[str, int] = {}
         self._open: set[str] = set()
         self._out: IO[bytes] | None = None
-        if path.exists() and (lines := whole_lines(path)):
-            self._read(lines)
+        if path.exists():
+            self._read(whole_lines(path))
 
-    def _read(self, lines: Sequence[bytes]) -> None:
-        head = _object(lines[0])
-        if head != json.loads(json.dumps(self._head)):
+    def _read(self, lines: Iterator[bytes]) -> None:
+        first = next(lines, None)
+        if first is None:
+            return
+        if (head := _object(first)) != json.loads(json.dumps(self._head)):
             raise DataError(
                 f"{self.path} was made by {_short(head)}, this run is {_short(self._head)}; "
                 "delete the file or name another one."
             )
-        place = len(lines[0]) + 1
-        for number, line in enumerate(lines[1:], start=2):
+        place = len(first) + 1
+        for number, line in enumerate(lines, start=2):
             row = _object(line)
             if row is None or not {"key", "asked"} <= row.keys():
                 raise DataError(f"{self.path}, row {number}: not an answer; delete the file to make it again.")
