@@ -27,8 +27,11 @@ COMMANDS = (
     "reason",
     "prove",
     "proofs",
+    "traces",
     "distill",
+    "grpo",
     "selftrain",
+    "pipeline",
     "curves",
     "demo_data",
     "recipe",
@@ -51,6 +54,7 @@ def main() -> None:
         module.add_parser(commands)
     args = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    logging.getLogger("httpx").setLevel(logging.WARNING)  # it has a line for every request
     try:
         modules[args.command].run(args)
     except (*EXPECTED, ExceptionGroup) as error:

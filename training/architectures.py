@@ -1,8 +1,9 @@
 """Shapes of the backbones, and everything that follows from a shape alone: parameters, activations, arithmetic.
 
-Counts are of LLaMA's and Qwen3's transformer (RMSNorm, rotary positions, grouped queries, SwiGLU; Qwen3 also norms each
-head's query and key) as the transformers library runs it in bfloat16. The tests compare them with the library's own
-models on the meta device: parameters one by one, activations with what autograd really keeps.
+Counts are of LLaMA's and Qwen's transformer (RMSNorm, rotary positions, grouped queries, SwiGLU; Qwen2's queries,
+keys and values have biases, Qwen3 norms each head's query and key) as the transformers library runs it in bfloat16. The
+tests compare them with the library's own models on the meta device: parameters one by one, activations with what
+autograd really keeps.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ class Architecture(BaseModel):
     hub: str
     used_by: tuple[str, ...] = ()
     """Presets whose authors trained this backbone; the others apply the same settings to it."""
-    model_type: Literal["llama", "qwen3"]
+    model_type: Literal["llama", "qwen2", "qwen3"]
     hidden_size: Positive
     num_hidden_layers: Positive
     num_attention_heads: Positive
@@ -56,7 +57,8 @@ class Architecture(BaseModel):
     @property
     def layer_parameters(self) -> int:
         head_norms = 2 * self.head_dim if self.model_type == "qwen3" else 0
-        return self.layer_matrices + 2 * self.hidden_size + head_norms
+        biases = self.query_width + 2 * self.key_width if self.model_type == "qwen2" else 0
+        return self.layer_matrices + 2 * self.hidden_size + head_norms + biases
 
     @property
     def vocabulary_matrix(self) -> int:

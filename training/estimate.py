@@ -9,7 +9,7 @@ reaches in practice. GB are 10^9 bytes; a card "of 80 GB" has 80 GiB, and these 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Literal
 
 from training.architectures import Architecture
@@ -24,30 +24,48 @@ FIXED_BYTES = 2.0 * GB
 """CUDA context, cuBLAS workspace, NCCL's buffers. An allowance."""
 FRAGMENTED = 0.05
 """Share of what comes and goes in a step that the allocator cannot reuse. An allowance."""
+BANDWIDTH_REACHED = 0.5
+"""Part of a card's memory bandwidth that writing texts reaches. An assumption."""
 BUCKET_BYTES = 2.0 * GB
 """DeepSpeed's communication buckets at their defaults: two of 5e8 bfloat16 numbers."""
 
 
 @dataclass(frozen=True, slots=True)
 class Gpu:
-    """A card: dense bfloat16 peak in FLOP/s and memory in bytes, from the vendor's data sheet."""
+    """A card: dense bfloat16 peak in FLOP/s, memory in bytes, its bandwidth in bytes/s: the vendor's data sheet."""
 
     name: str
     peak_flops: float
     memory: float
+    bandwidth: float
 
 
 GPUS: dict[str, Gpu] = {
     gpu.name: gpu
     for gpu in (
-        Gpu("A800-80GB", 312e12, 80 * GB),
-        Gpu("A100-80GB", 312e12, 80 * GB),
-        Gpu("A100-40GB", 312e12, 40 * GB),
-        Gpu("H800-80GB", 989e12, 80 * GB),
-        Gpu("H100-80GB", 989e12, 80 * GB),
-        Gpu("H200-141GB", 989e12, 141 * GB),
+        Gpu("A800-80GB", 312e12, 80 * GB, 2039e9),
+        Gpu("A100-80GB", 312e12, 80 * GB, 2039e9),
+        Gpu("A100-40GB", 312e12, 40 * GB, 1555e9),
+        Gpu("H800-80GB", 989e12, 80 * GB, 3350e9),
+        Gpu("H100-80GB", 989e12, 80 * GB, 3350e9),
+        Gpu("H200-141GB", 989e12, 141 * GB, 4800e9),
     )
 }
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """What a stage that samples adds: an engine on the training GPUs, a frozen reference, and texts to write.
+
+    ``share`` is the engine's part of a card's memory, ``tensor_parallel`` GPUs carry one copy; ``at_once`` are texts of
+    a rollout over all GPUs, ``longest`` tokens of prompt and text at most, ``written`` tokens of a text on average.
+    """
+
+    share: float
+    tensor_parallel: int
+    at_once: int
+    longest: int
+    written: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +90,7 @@ class Run:
     checkpointing: bool
     logits: Logits
     utilisation: float = 0.4
+    sampling: Sampling | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +104,8 @@ class Memory:
     activations: float
     logits: float
     allowance: float
+    reference: float = 0.0
+    engine: float = 0.0
 
     @property
     def states(self) -> float:
@@ -93,7 +114,16 @@ class Memory:
 
     @property
     def total(self) -> float:
-        return self.states + self.gathered + self.activations + self.logits + self.allowance
+        return sum(self.parts.values())
+
+    @property
+    def parts(self) -> dict[str, float]:
+        """What is there at the fullest moment, by name. The engine sleeps while weights are updated, and what an update
+        needs is gone while the engine writes: the larger of the two counts, the other is 0."""
+        found = {part.name: float(getattr(self, part.name)) for part in fields(self)}
+        moving = ("gathered", "activations", "logits")
+        idle = moving if self.engine > sum(found[name] for name in moving) else ("engine",)
+        return found | dict.fromkeys(idle, 0.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +134,8 @@ class Time:
     tokens: float
     tokens_per_second: float
     hours: float
+    sampling_hours: float = 0.0
+    """The part of ``hours`` in which texts are written."""
 
 
 def memory(run: Run) -> Memory:
@@ -111,7 +143,9 @@ def memory(run: Run) -> Memory:
     weights, gradients, optimizer = state_bytes(run.architecture.parameter_count, run.sharding, run.gpus)
     moving = gathered_bytes(run), activation_bytes(run), logit_bytes(run)
     allowance = FIXED_BYTES + FRAGMENTED * sum(moving)
-    return Memory(weights, gradients, optimizer, *moving, allowance)
+    if run.sampling is None:
+        return Memory(weights, gradients, optimizer, *moving, allowance)
+    return Memory(weights, gradients, optimizer, *moving, allowance, weights, run.sampling.share * run.gpu.memory)
 
 
 def state_bytes(parameters: int, sharding: Sharding, gpus: int) -> tuple[float, float, float]:
@@ -160,12 +194,39 @@ def logit_bytes(run: Run) -> float:
 
 
 def time(run: Run) -> Time:
-    """A backward pass is two forward passes; recomputing the layers is one more."""
+    """A backward pass is two forward passes; recomputing the layers is one more; a stage that samples adds its own."""
     forward = run.architecture.forward_flop(round(run.mean_tokens), with_head=run.logits != "labels")
-    flop = forward * (4 if run.checkpointing else 3)
+    flop = forward * ((4 if run.checkpointing else 3) + (2 if run.sampling else 0))  # old and reference probabilities
     tokens = run.samples * run.epochs * run.mean_tokens
     speed = run.gpus * run.gpu.peak_flops * run.utilisation / flop
-    return Time(flop, tokens, speed, tokens / speed / 3600)
+    writing = sampling_hours(run)
+    return Time(flop, tokens, speed, tokens / speed / 3600 + writing, writing)
+
+
+def writing_speed(run: Run, sampling: Sampling) -> float:
+    """Tokens a second of all engines: each step reads the weights and the keys and values of all texts being written.
+
+    As many texts run as the engine's memory holds of the longest kind; half of the bandwidth is taken to be reached.
+    """
+    shape, cards = run.architecture, sampling.tensor_parallel
+    cached = shape.num_hidden_layers * 2 * shape.key_width * 2
+    room = sampling.share * run.gpu.memory * cards - 2.0 * shape.parameter_count
+    engines = run.gpus / cards
+    texts = min(room / (cached * sampling.longest), sampling.at_once / engines)
+    if texts < 1:
+        return 0.0
+    context = run.mean_tokens - sampling.written / 2
+    step = (2.0 * shape.parameter_count + texts * cached * context) / (cards * run.gpu.bandwidth * BANDWIDTH_REACHED)
+    return engines * texts / step
+
+
+def sampling_hours(run: Run) -> float:
+    """Hours in which texts are written; infinite where the engine has no room for one."""
+    if run.sampling is None:
+        return 0.0
+    speed = writing_speed(run, run.sampling)
+    tokens = run.samples * run.epochs * run.sampling.written
+    return tokens / speed / 3600 if speed else math.inf
 
 
 def most_rows(run: Run, limit: int = 256) -> int:

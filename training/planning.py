@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -12,10 +12,12 @@ from pydantic import ValidationError
 from training.architectures import Architecture, architectures
 from training.configs import AdaptRecipe, FinetuneRecipe, ModelSection, RewardRecipe
 from training.data.pairs import DataError
-from training.estimate import GB, GPUS, Memory, Run, Sharding, disk_bytes, memory, most_rows, time
+from training.estimate import GB, GPUS, Memory, Run, Sampling, Sharding, disk_bytes, memory, most_rows, time
 from training.presets import Expected, NamedRecipe, toml_text
 from training.recipe_files import AnyRecipe
+from training.writing_configs import GrpoRecipe
 
+GPUS_A_NODE = 8
 PRICE = 1.5
 """US dollars for an hour of one GPU, where nobody says otherwise: an assumption, not an offer."""
 
@@ -29,6 +31,9 @@ class Machine:
     sharding: Sharding = "fsdp2"
     utilisation: float = 0.4
     price: float = PRICE
+
+
+ENGINE = "writes while the update's own memory is free: the larger of the two counts"
 
 
 def plan(recipe: AnyRecipe, shape: Architecture, expected: Expected, machine: Machine) -> Run:
@@ -47,14 +52,29 @@ def plan(recipe: AnyRecipe, shape: Architecture, expected: Expected, machine: Ma
         gpus=machine.gpus,
         sharding=machine.sharding,
         rows=recipe.batch.rows_per_device * (2 if recipe.stage == "reward" else 1),
-        row_tokens=recipe.data.max_tokens,
-        mean_tokens=min(expected.mean_tokens, recipe.data.max_tokens),
+        row_tokens=_longest(recipe),
+        mean_tokens=min(expected.mean_tokens, _longest(recipe)),
         samples=rows,
         epochs=epochs,
         checkpointing=recipe.model.gradient_checkpointing,
         logits="labels" if _reads_only(recipe) else "chunked",
         utilisation=machine.utilisation,
+        sampling=_sampling(recipe, expected),
     )
+
+
+def _longest(recipe: AnyRecipe) -> int:
+    """Tokens of a row at most; what is sampled comes on top of its prompt."""
+    return recipe.data.max_tokens + (recipe.rollout.max_tokens if isinstance(recipe, GrpoRecipe) else 0)
+
+
+def _sampling(recipe: AnyRecipe, expected: Expected) -> Sampling | None:
+    if not isinstance(recipe, GrpoRecipe):
+        return None
+    rollout = recipe.rollout
+    texts = rollout.prompts * rollout.group
+    written = min(expected.written_tokens or rollout.max_tokens, rollout.max_tokens)
+    return Sampling(rollout.gpu_memory, rollout.tensor_parallel, texts, _longest(recipe), written)
 
 
 def _reads_only(recipe: AnyRecipe) -> bool:
@@ -69,8 +89,10 @@ def _rows(recipe: AnyRecipe, expected: Expected) -> tuple[int, float]:
     two sequences, and so are the pairs of the reward stage."""
     if recipe.schedule.steps is not None:
         return recipe.schedule.steps * recipe.batch.rows * (2 if recipe.stage == "reward" else 1), 1.0
+    group = recipe.rollout.group if isinstance(recipe, GrpoRecipe) else 1
     pairs = expected.pairs if recipe.data.limit is None else min(recipe.data.limit, expected.pairs)
-    return pairs * (2 if recipe.stage == "reward" or recipe.data.swap == "both" else 1), recipe.schedule.epochs
+    orders = 2 if recipe.stage == "reward" or recipe.data.swap == "both" else 1
+    return pairs * orders * group, recipe.schedule.epochs
 
 
 def shape_of(model: ModelSection) -> Architecture:
@@ -98,12 +120,8 @@ def shape_of(model: ModelSection) -> Architecture:
 def memory_sum(run: Run, need: Memory) -> str:
     """The arithmetic in one line: what 16 bytes a parameter come to on each GPU, and what a step adds."""
     billions = run.architecture.parameter_count / 1e9
-    parts = {
-        "gathered": need.gathered,
-        "activations": need.activations,
-        "logits": need.logits,
-        "allowance": need.allowance,
-    }
+    stay = ("weights", "gradients", "optimizer")
+    parts = {name: value for name, value in need.parts.items() if name not in stay}
     more = " + ".join(f"{value / GB:.1f} {name}" for name, value in parts.items() if value >= 0.05 * GB)
     states = f"{billions:.2f} B parameters x 16 B = {16 * billions:.0f} GB"
     return f"{states}, {need.states / GB:.1f} a GPU; + {more} = {need.total / GB:.1f} GB"
@@ -116,6 +134,11 @@ def verdict(run: Run) -> str:
         return "does NOT fit: not even one row; shard more, or use more or larger GPUs"
     fits = "fits" if run.rows <= most else f"does NOT fit with {run.rows} rows"
     return f"{fits}: up to {most} rows of {run.row_tokens} tokens a GPU"
+
+
+def machine_for(named: NamedRecipe, machine: Machine) -> Machine:
+    """The machine with as many GPUs as the recipe is planned for."""
+    return replace(machine, gpus=named.gpus)
 
 
 def header(named: NamedRecipe, machine: Machine, file: str) -> str:
@@ -143,21 +166,25 @@ def expectation(named: NamedRecipe, machine: Machine) -> list[str]:
     return [
         f"Memory:   {memory_sum(run, need)}",
         f"          of {run.gpu.memory / GB:.0f}; {verdict(run)}",
-        f"Expect:   {spent.hours:.1f} h, {price} ({spent.tokens / 1e9:.2f} B tokens at {speed})",
+        f"Expect:   {spent.hours:.1f} h, {price} ({spent.tokens / 1e9:.2f} B tokens at {speed}"
+        + (f"; {spent.sampling_hours:.1f} h of them writing)" if run.sampling else ")"),
     ]
 
 
 def launch(named: NamedRecipe, machine: Machine, file: str) -> str:
     curve = " --sizes" if named.stage == "adapt" else ""
+    nodes = machine.gpus // GPUS_A_NODE
+    several = f" --num_machines {nodes} --machine_rank RANK --main_process_ip FIRST_NODE" if nodes > 1 else ""
     return (
         f"accelerate launch --config_file training/recipes/accelerate/{machine.sharding}.yaml"
-        f" --num_processes {machine.gpus} -m training {named.stage} {file}{curve}"
+        f" --num_processes {machine.gpus}{several} -m training {named.stage} {file}{curve}"
     )
 
 
 def recipe_text(named: NamedRecipe, machine: Machine, file: str) -> str:
     """A whole recipe file, header and fields. What is unset stands there as a comment, so that it cannot be missed."""
     missing = "".join(f"# {key} = ?  (unset)\n" for key in named.unset)
+    machine = machine_for(named, machine)
     return f"{header(named, machine, file)}\n{toml_text(named.fields)}{missing}"
 
 
@@ -168,10 +195,12 @@ def listing(all_named: Mapping[str, NamedRecipe], machine: Machine) -> Iterator[
         if named.unset:
             yield name, size, "-", "-", "-", f"{len(named.unset)} unset: see show"
             continue
-        run = plan(named.recipe(), named.architecture, named.expected, machine)
+        here = machine_for(named, machine)
+        run = plan(named.recipe(), named.architecture, named.expected, here)
         hours = time(run).hours
-        cost = f"${hours * machine.gpus * machine.price:.0f}"
-        yield name, size, f"{memory(run).total / GB:.1f} GB", f"{hours:.1f}", cost, ""
+        cost = f"${hours * here.gpus * here.price:.0f}"
+        more = f"{here.gpus} GPUs" if here.gpus != machine.gpus else ""
+        yield name, size, f"{memory(run).total / GB:.1f} GB", f"{hours:.1f}", cost, more
 
 
 def estimate_lines(run: Run, machine: Machine) -> list[str]:
@@ -185,6 +214,7 @@ def estimate_lines(run: Run, machine: Machine) -> list[str]:
         ("activations", need.activations, "each layer's input, one layer inside" if run.checkpointing else "all kept"),
         ("logits", need.logits, {"labels": "two labels a row"}.get(run.logits, f"{run.logits}, whole vocabulary")),
         ("allowance", need.allowance, "CUDA, NCCL, fragmentation"),
+        *([("reference", need.reference, "frozen weights"), ("engine", need.engine, ENGINE)] if run.sampling else []),
         ("total", need.total, f"of {run.gpu.memory / GB:.0f} GB; {verdict(run)}"),
     ]
     finished, state = disk_bytes(run.architecture.parameter_count)

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 from training.estimate import GB, Memory, Run, Sharding, memory
 
-COLORS = ("#1d4ed8", "#60a5fa", "#bfdbfe", "#059669", "#d97706", "#dc2626", "#9ca3af")
+COLORS = ("#1d4ed8", "#60a5fa", "#bfdbfe", "#059669", "#d97706", "#dc2626", "#9ca3af", "#a78bfa", "#111827")
 PARTS = tuple(field.name for field in fields(Memory))
 
 
@@ -29,7 +29,9 @@ def draw_memory(run: Run, path: Path) -> None:
     axes = figure.subplots()
     left = dict.fromkeys(needs, 0.0)
     for part, color in zip(PARTS, COLORS, strict=True):
-        widths = {kind: getattr(need, part) / GB for kind, need in needs.items()}
+        widths = {kind: need.parts[part] / GB for kind, need in needs.items()}
+        if not any(widths.values()):
+            continue
         axes.barh(list(needs), list(widths.values()), 0.62, list(left.values()), color=color, label=part)
         left = {kind: left[kind] + widths[kind] for kind in needs}
     for place, total in enumerate(left.values()):

@@ -1,4 +1,4 @@
-"""Named recipes ``PRESET/BACKBONE/STAGE``: two presets, six backbones and up to four stages in three files, not 36.
+"""Named recipes ``PRESET/BACKBONE/STAGE``: a preset a file, and the backbones, instead of a file for each recipe.
 
 A preset (`training/recipes/presets/*.toml`) holds what its authors said, stage by stage; `models.toml` holds the
 backbones. `resolve` puts them together into an ordinary recipe of `training.configs`; `training.planning` writes it
@@ -23,22 +23,25 @@ from training.architectures import MODELS, Architecture, architectures
 from training.configs import AdaptRecipe, FinetuneRecipe, PretrainRecipe, RewardRecipe
 from training.data.pairs import DataError
 from training.recipe_files import Recipe
+from training.writing_configs import DistillRecipe, GrpoRecipe
 
-Stage = Literal["pretrain", "finetune", "adapt", "reward"]
+Stage = Literal["pretrain", "finetune", "adapt", "reward", "distill", "grpo"]
 STAGES: tuple[Stage, ...] = get_args(Stage)
-PresetRecipe = PretrainRecipe | FinetuneRecipe | AdaptRecipe | RewardRecipe
+PresetRecipe = PretrainRecipe | FinetuneRecipe | AdaptRecipe | RewardRecipe | DistillRecipe | GrpoRecipe
 PRESETS = MODELS.parent
 _RECIPE: TypeAdapter[Any] = TypeAdapter(Recipe)
 _BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")
 
 
 class Expected(BaseModel):
-    """How much data the source trained on, for the estimate: pairs, and tokens of a row on average."""
+    """How much data the source trained on, for the estimate: pairs, tokens of a row on average, of which a stage
+    that samples writes ``written_tokens`` itself."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     pairs: int = Field(gt=0)
     mean_tokens: float = Field(gt=0)
+    written_tokens: float = Field(default=0.0, ge=0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +55,11 @@ class Preset:
     stages: Mapping[Stage, Mapping[str, Any]]
     unset: Mapping[Stage, tuple[str, ...]]
     expected: Mapping[Stage, Expected]
+    backbones: Mapping[Stage, tuple[str, ...]]
+    gpus: Mapping[Stage, Mapping[str, int]]
+    """GPUs of a backbone where eight are not enough, or not what the source used."""
+    own: Mapping[Stage, Mapping[str, Mapping[str, Any]]]
+    """What differs for a backbone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +76,11 @@ class NamedRecipe:
     @property
     def architecture(self) -> Architecture:
         return architectures()[self.backbone]
+
+    @property
+    def gpus(self) -> int:
+        """How many GPUs the recipe is planned for."""
+        return self.preset.gpus[self.stage].get(self.backbone, 8)
 
     @property
     def expected(self) -> Expected:
@@ -95,6 +108,7 @@ def names() -> list[str]:
         for name, preset in presets().items()
         for backbone in architectures()
         for stage in preset.stages
+        if backbone in preset.backbones[stage]
     ]
 
 
@@ -109,8 +123,11 @@ def _preset(path: Path) -> Preset:
     parts = {stage: dict(data[stage]) for stage in STAGES if stage in data}
     expected = {stage: Expected.model_validate(part.pop("expect")) for stage, part in parts.items()}
     unset = {stage: tuple(part.pop("unset", ())) for stage, part in parts.items()}
+    backbones = {stage: tuple(part.pop("backbones", data["backbones"])) for stage, part in parts.items()}
+    gpus = {stage: part.pop("gpus", {}) for stage, part in parts.items()}
+    own = {stage: part.pop("for", {}) for stage, part in parts.items()}
     stages = {stage: merged(data["shared"], part) for stage, part in parts.items()}
-    return Preset(path.stem, data["title"], data["source"], stages, unset, expected)
+    return Preset(path.stem, data["title"], data["source"], stages, unset, expected, backbones, gpus, own)
 
 
 def resolve(name: str, changes: Sequence[str] = ()) -> NamedRecipe:
@@ -124,20 +141,22 @@ def resolve(name: str, changes: Sequence[str] = ()) -> NamedRecipe:
     first, backbone, last = name.split("/")
     preset, stage = presets()[first], cast(Stage, last)
     given = dict(_change(change) for change in changes)
-    fields = merged(_frame(preset.name, backbone, stage), preset.stages[stage])
+    fields = merged(_frame(preset, backbone, stage), preset.stages[stage])
+    fields = merged(fields, preset.own[stage].get(backbone, {}))
     for key, value in given.items():
         fields = merged(fields, _nested(key, value))
     return NamedRecipe(name, preset, backbone, stage, fields, tuple(k for k in preset.unset[stage] if k not in given))
 
 
-def _frame(preset: str, backbone: str, stage: Stage) -> dict[str, Any]:
-    """What follows from the name alone: stage 2 starts from what stage 1 leaves, and an adaptation from stage 2's."""
-    checkpoints = {one: f"checkpoints/{preset}-{backbone}-{one}" for one in STAGES}
-    before: dict[Stage, Stage] = {"finetune": "pretrain", "adapt": "finetune"}
-    start = checkpoints[before[stage]] if stage in before else architectures()[backbone].hub
+def _frame(preset: Preset, backbone: str, stage: Stage) -> dict[str, Any]:
+    """What follows from the name alone: a stage starts from what the one before leaves, if the preset has that."""
+    checkpoints = {one: f"checkpoints/{preset.name}-{backbone}-{one}" for one in STAGES}
+    before: dict[Stage, Stage] = {"finetune": "pretrain", "adapt": "finetune", "grpo": "distill"}
+    goes_on = stage in before and backbone in preset.backbones.get(before[stage], ())
+    start = checkpoints[before[stage]] if goes_on else architectures()[backbone].hub
     return {
         "stage": stage,
-        "version": f"{preset}-{backbone}-{stage}",
+        "version": f"{preset.name}-{backbone}-{stage}",
         "model": {"path": start},
         "output": {"directory": checkpoints[stage]},
     }

@@ -10,9 +10,10 @@ from pydantic import Field, TypeAdapter, ValidationError
 
 from training.configs import AdaptRecipe, FinetuneRecipe, PretrainRecipe, RewardRecipe
 from training.data.pairs import DataError
-from training.writing_configs import DistillRecipe, ProveRecipe, ReasonRecipe
+from training.writing_configs import DistillRecipe, GrpoRecipe, ProveRecipe, ReasonRecipe
 
-AnyRecipe = PretrainRecipe | FinetuneRecipe | AdaptRecipe | RewardRecipe | ReasonRecipe | ProveRecipe | DistillRecipe
+GramRecipe = PretrainRecipe | FinetuneRecipe | AdaptRecipe | RewardRecipe
+AnyRecipe = GramRecipe | ReasonRecipe | ProveRecipe | DistillRecipe | GrpoRecipe
 Recipe = Annotated[AnyRecipe, Field(discriminator="stage")]
 _RECIPE: TypeAdapter[AnyRecipe] = TypeAdapter(Recipe)
 

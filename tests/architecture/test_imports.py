@@ -139,19 +139,23 @@ ROOMS: dict[str, Room] = {
     # Thin: arguments in, one call; each command imports its own work when it runs.
     "training.commands": Room(("training",)),
     "training.configs": Room(("training.data.pairs",), ("pydantic",)),
-    "training.writing_configs": Room(("training.configs",)),
+    "training.writing_configs": Room(("training.configs",), ("pydantic",)),
     "training.recipe_files": Room(
         ("training.configs", "training.writing_configs", "training.data.pairs"), ("pydantic",)
     ),
     "training.architectures": Room((), ("pydantic",)),
     "training.estimate": Room(("training.architectures",)),
     "training.presets": Room(
-        ("training.architectures", "training.configs", "training.data.pairs", "training.recipe_files"), ("pydantic",)
+        (
+            *("training.architectures", "training.configs", "training.writing_configs", "training.data.pairs"),
+            "training.recipe_files",
+        ),
+        ("pydantic",),
     ),
     "training.planning": Room(
         (
             *("training.architectures", "training.configs", "training.data.pairs", "training.estimate"),
-            *("training.presets", "training.recipe_files"),
+            *("training.presets", "training.recipe_files", "training.writing_configs"),
         ),
         ("pydantic",),
     ),
@@ -173,6 +177,10 @@ ROOMS: dict[str, Room] = {
         ),
         ("torch", "transformers", "httpx", "tqdm"),
     ),
+    # A stronger model over HTTP, and what is kept of its answers.
+    "training.traces": Room(("training.data", "training.generation", *NOUNS, "service.judging"), ("httpx", "tqdm")),
+    # Whole methods at a small size: they call what the commands call.
+    "training.pipelines": Room(("training", "service.judging", "service.types", "service"), ("httpx", "tqdm")),
     "training.objectives": Room(("service.types",), ("torch",)),
     "training.evaluation": Room(
         (

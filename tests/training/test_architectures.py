@@ -13,7 +13,9 @@ from training.architectures import Architecture, architectures
 TOKENS = 250
 """A number that is no dimension of any backbone, so that tensors with a token dimension can be told from weights."""
 
-NAMES = ("llama-3.2-3b", "llama-3.1-8b", "qwen3-1.7b", "qwen3-4b", "qwen3-8b", "qwen3-14b")
+GRAM = ("llama-3.2-3b", "llama-3.1-8b", "qwen3-1.7b", "qwen3-4b", "qwen3-8b", "qwen3-14b")
+RM_R1 = ("qwen2.5-7b", "qwen2.5-14b", "qwen2.5-32b", "r1-distill-qwen-7b", "r1-distill-qwen-14b", "r1-distill-qwen-32b")
+NAMES = GRAM + RM_R1
 
 
 def _flash(_module: Any, q: Any, k: Any, v: Any, _mask: Any, scaling: float | None = None, **_: Any) -> Any:

@@ -17,17 +17,19 @@ from tests.support.presets import GIVEN, changes_for
 from training.commands import stage_recipe
 from training.data.pairs import DataError
 from training.estimate import GB, memory, time
-from training.planning import Machine, estimate_lines, plan, recipe_text, shape_of
+from training.planning import Machine, estimate_lines, machine_for, plan, recipe_text, shape_of
 from training.planning_picture import draw_memory, table
 from training.presets import STAGES, merged, names, resolve, toml_text
 from training.recipe_files import load_recipe
+from training.writing_configs import GrpoRecipe
 
 OPEN = ("batch.rows", "data.max_tokens", "schedule.kind", "schedule.warmup", "optimizer.weight_decay")
 
 
-def test_there_are_two_presets_of_six_backbones_and_two_stages() -> None:
-    """The paper has baselines and adaptations as well; the released scripts do not."""
-    assert len(names()) == len(set(names())) == 2 * 6 * 2 + 6 * 2
+def test_each_preset_has_the_backbones_and_stages_of_its_source() -> None:
+    """GRAM's paper has baselines and adaptations as well; RM-R1 distils its instruct models alone."""
+    assert len(names()) == len(set(names())) == (2 * 6 * 2 + 6 * 2) + (3 + 6)
+    assert "rm-r1/r1-distill-qwen-7b/distill" not in names() and "rm-r1/qwen2.5-32b/distill" in names()
     assert {name.split("/")[2] for name in names() if name.startswith("gram-released/")} == {"pretrain", "finetune"}
     assert "gram-paper/llama-3.1-8b/pretrain" in names()
     assert "gram-released/qwen3-14b/finetune" in names()
@@ -43,11 +45,12 @@ def test_each_is_a_recipe_that_is_written_out_and_read_back(name: str, tmp_path:
 
 
 @pytest.mark.parametrize("name", names())
-def test_each_fits_on_eight_a800(name: str) -> None:
+def test_each_fits_where_it_is_planned_to_run(name: str) -> None:
     named = resolve(name, changes_for(name))
-    run = plan(named.recipe(), named.architecture, named.expected, Machine())
+    machine = machine_for(named, Machine())
+    run = plan(named.recipe(), named.architecture, named.expected, machine)
     need = memory(run)
-    assert need.states == pytest.approx(16 * named.architecture.parameter_count / 8)
+    assert need.states == pytest.approx(16 * named.architecture.parameter_count / machine.gpus)
     assert need.total < 80 * GB
     text = recipe_text(named, Machine(), "x.toml")
     assert f"{need.total / GB:.1f} GB" in text
@@ -65,6 +68,14 @@ def test_each_fits_on_eight_a800(name: str) -> None:
         ("gram-paper/llama-3.1-8b/pretrain", 2e-5, 256, 1, None),
         ("gram-paper/llama-3.1-8b/finetune", 1e-5, 256, 1, 0.05),
         ("gram-paper/llama-3.1-8b/reward", 1e-5, 256, 1, 0.0),
+        ("rm-r1/qwen2.5-7b/distill", 5e-6, 128, 1, None),
+        ("rm-r1/qwen2.5-14b/distill", 3e-6, 128, 1, None),
+        ("rm-r1/qwen2.5-32b/distill", 2e-6, 128, 1, None),
+        ("rm-r1/qwen2.5-7b/grpo", 1e-6, 896, 1, None),
+        ("rm-r1/qwen2.5-14b/grpo", 7e-7, 896, 1, None),
+        ("rm-r1/qwen2.5-32b/grpo", 5e-7, 896, 1, None),
+        ("rm-r1/r1-distill-qwen-14b/grpo", 1e-6, 896, 1, None),
+        ("rm-r1/r1-distill-qwen-32b/grpo", 8e-7, 896, 1, None),
     ],
 )
 def test_the_numbers_of_the_sources(name: str, rate: float, rows: int, epochs: int, alpha: float | None) -> None:
@@ -79,9 +90,35 @@ def test_stage_two_starts_from_what_stage_one_leaves() -> None:
     assert first.model.path == "Qwen/Qwen3-4B"
     assert second.model.path == first.output.directory != second.output.directory
     name = "gram-paper/qwen3-4b"
-    judge, adapted, baseline = (resolve(f"{name}/{s}", changes_for(f"{name}/{s}")).recipe() for s in STAGES[1:])
+    judge, adapted, baseline = (resolve(f"{name}/{s}", changes_for(f"{name}/{s}")).recipe() for s in STAGES[1:4])
     assert adapted.model.path == judge.output.directory
     assert baseline.model.path == "Qwen/Qwen3-4B"
+
+
+def test_rm_r1_is_the_papers() -> None:
+    """Group 7 at temperature 1, eight updates a rollout, KL 1e-3, clip 0.2; a reasoner starts from the hub, with its
+    own prompt; 62 rollouts of 1,024 prompts."""
+    instruct, reasoner = (resolve(f"rm-r1/{b}/grpo").recipe() for b in ("qwen2.5-32b", "r1-distill-qwen-32b"))
+    assert isinstance(instruct, GrpoRecipe) and isinstance(reasoner, GrpoRecipe)
+    rollout = instruct.rollout
+    assert (rollout.prompts, rollout.group, rollout.temperature, rollout.max_tokens) == (1024, 7, 1.0, 8192)
+    assert (instruct.objective.kl, instruct.objective.clip, instruct.updates) == (1e-3, 0.2, 8)
+    before = "rm-r1/qwen2.5-32b/distill"
+    assert instruct.model.path == resolve(before, changes_for(before)).recipe().output.directory
+    assert (reasoner.model.path, reasoner.template) == ("deepseek-ai/DeepSeek-R1-Distill-Qwen-32B", "reasoner")
+    assert total_rollouts(instruct, 64_000) == 62
+    named = resolve("rm-r1/qwen2.5-32b/grpo")
+    text = recipe_text(named, Machine(), "x.toml")
+    assert "--num_processes 32 --num_machines 4" in text and "h of them writing" in text
+    run = plan(named.recipe(), named.architecture, named.expected, machine_for(named, Machine()))
+    assert run.samples == 7 * 64_000 and 0 < time(run).sampling_hours < time(run).hours
+    assert memory(run).engine == pytest.approx(0.4 * 80 * GB)
+
+
+def total_rollouts(recipe: GrpoRecipe, pairs: int) -> int:
+    from training.stages.grpo import total_updates
+
+    return total_updates(recipe, pairs) // recipe.updates
 
 
 def test_an_adaptation_is_launched_as_a_curve_and_a_text_term_is_counted() -> None:

@@ -13,7 +13,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         description="Arithmetic only: no GPU, no download, no torch. docs/recipes.md says what is counted.",
     )
     parser.add_argument("recipe", help="a named recipe (PRESET/BACKBONE/STAGE) or a recipe file")
-    parser.add_argument("--gpus", type=int, default=8, help="number of GPUs (default: 8)")
+    parser.add_argument("--gpus", type=int, help="number of GPUs (default: what a named recipe is planned for, else 8)")
     parser.add_argument("--gpu", default="A800-80GB", help="kind of GPU (default: A800-80GB)")
     parser.add_argument(
         "--sharding", choices=("none", "zero1", "zero2", "zero3", "fsdp2"), default="fsdp2", help="default: fsdp2"
@@ -30,13 +30,14 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 def run(args: argparse.Namespace) -> None:
     from training.architectures import architectures
     from training.data.pairs import DataError
-    from training.planning import Machine, estimate_lines, plan, shape_of
+    from training.planning import Machine, estimate_lines, machine_for, plan, shape_of
     from training.presets import Expected, resolve
     from training.recipe_files import load_recipe
 
-    machine = Machine(args.gpu, args.gpus, args.sharding, args.utilisation, args.price)
+    machine = Machine(args.gpu, args.gpus or 8, args.sharding, args.utilisation, args.price)
     if not Path(args.recipe).is_file():
         named = resolve(args.recipe, args.set)
+        machine = machine if args.gpus else machine_for(named, machine)
         planned = plan(named.recipe(), named.architecture, named.expected, machine)
     else:
         if args.pairs is None or args.mean_tokens is None:

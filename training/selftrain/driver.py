@@ -35,7 +35,7 @@ from training.selftrain.preparing import Prepared, prepare
 from training.selftrain.proving import Claim, Proved, claims_of, prove
 from training.selftrain.recipe import SelfTrainRecipe
 from training.selftrain.voting import Labelled, gold_labels, own_rationales, vote
-from training.stages.trainer import HISTORY
+from training.stages.states import HISTORY
 from training.stages.writing import learn_to_write
 from training.writing_configs import ProveRecipe, ReasonRecipe
 

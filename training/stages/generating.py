@@ -16,8 +16,6 @@ from transformers import GenerationConfig
 
 from service.judging.base import PairwiseFamily, Parsed
 from service.tokenization import ChatTokenizer
-from training.stages.examples import Example, collate
-from training.stages.reading import Wanted
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +46,7 @@ def write_greedily(
     through, as sharded weights require."""
     device = next(model.parameters()).device
     ids, mask = _padded_left(prompts, pad_id)
-    ends = _end_ids(model, chat)
+    ends = end_ids(model, chat)
     config = GenerationConfig(
         max_new_tokens=most, do_sample=False, num_beams=1, eos_token_id=ends, pad_token_id=pad_id, use_cache=True
     )
@@ -59,7 +57,7 @@ def write_greedily(
             generation_config=config,
             synced_gpus=together,
         )
-    return [_writing(chat, row, ends) for row in out[:, ids.shape[1] :].tolist()]
+    return [as_writing(chat, row, ends) for row in out[:, ids.shape[1] :].tolist()]
 
 
 def read_opinions(
@@ -71,17 +69,18 @@ def read_opinions(
     label_ids: tuple[int, int],
     pad_id: int,
 ) -> list[Opinion]:
-    """Verdict and probability of each writing. ``model`` has been made readable (`training.stages.reading`)."""
+    """Verdict and probability of each writing."""
     parsed = [family.parse(writing.text) for writing in writings]
     cut = [_up_to_letter(chat, w, p) for w, p in zip(writings, parsed, strict=True)]
-    batch = collate([Example((*prompt, *before)) for prompt, before in zip(prompts, cut, strict=True)], pad_id)
+    ids, mask = _padded_left([(*prompt, *before) for prompt, before in zip(prompts, cut, strict=True)], pad_id)
     device = next(model.parameters()).device
-    rows = torch.arange(len(prompts), device=device)
-    last = batch["attention_mask"].sum(1).to(device) - 1
-    inputs = {name: batch[name].to(device) for name in ("input_ids", "attention_mask")}
+    places = (mask.cumsum(1) - 1).clamp(min=0)
     with torch.no_grad():
-        (logits,) = model(**inputs, wanted=[Wanted(rows, last)])
-    return [_opinion(w, p, row, label_ids) for w, p, row in zip(writings, parsed, logits.float().cpu(), strict=True)]
+        output = model(
+            input_ids=ids.to(device), attention_mask=mask.to(device), position_ids=places.to(device), logits_to_keep=1
+        )
+    logits = output.logits[:, -1].float().cpu()
+    return [_opinion(w, p, row, label_ids) for w, p, row in zip(writings, parsed, logits, strict=True)]
 
 
 def _opinion(writing: Writing, parsed: Parsed, logits: Tensor, label_ids: tuple[int, int]) -> Opinion:
@@ -99,7 +98,8 @@ def _up_to_letter(chat: ChatTokenizer, writing: Writing, parsed: Parsed) -> tupl
     return prefix if prefix is not None else chat.encode_text(writing.text[: parsed.label_at])
 
 
-def _writing(chat: ChatTokenizer, ids: Sequence[int], ends: Sequence[int]) -> Writing:
+def as_writing(chat: ChatTokenizer, ids: Sequence[int], ends: Sequence[int]) -> Writing:
+    """Generated tokens up to the first that ends a text, as text."""
     at = next((i for i, token in enumerate(ids) if token in ends), None)
     kept = tuple(ids if at is None else ids[:at])
     return Writing(kept, chat.decode(kept), at is not None)
@@ -112,7 +112,7 @@ def _padded_left(prompts: Sequence[Sequence[int]], pad_id: int) -> tuple[Tensor,
     return ids, mask
 
 
-def _end_ids(model: Any, chat: ChatTokenizer) -> list[int]:
+def end_ids(model: Any, chat: ChatTokenizer) -> list[int]:
     """Every id that ends a text: the tokenizer's, and those of the generation config where there is one."""
     configured = getattr(getattr(model, "generation_config", None), "eos_token_id", None) or []
     listed = [configured] if isinstance(configured, int) else list(configured)

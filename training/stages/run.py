@@ -20,7 +20,7 @@ from training.data.pairs import DataError
 from training.evaluation.curves import draw_curves
 from training.stages.datasets import check_enough
 from training.stages.saving import check_replaceable
-from training.stages.trainer import HISTORY
+from training.stages.states import HISTORY
 
 log = logging.getLogger(__name__)
 
@@ -48,46 +48,54 @@ def arguments(recipe: StageRecipe, rows: int, *, evaluates: bool) -> TrainingArg
     Raises `DataError` for batches that cannot be divided among processes, a tracker that is not there, and an output
     that cannot be written.
     """
+    steps = total_steps(recipe.schedule, rows, recipe.batch.rows)
+    options = settings(recipe, steps, evaluates=evaluates)
+    check_enough(rows, processes())
+    args = TrainingArguments(
+        **options,
+        label_names=[],
+    )
+    shard_on_cpu(args)
+    return args
+
+
+def settings(recipe: StageRecipe, steps: int, *, evaluates: bool) -> dict[str, Any]:
+    """What every kind of trainer is told, by its name in the library. Raises `DataError` as `arguments` does."""
     _check_tracker(recipe.tracker.name)
     if is_main_process():
         check_replaceable(Path(recipe.output.directory))
     set_seed(recipe.seed)
     accumulation = recipe.batch.accumulation(processes())
-    check_enough(rows, processes())
-    steps = total_steps(recipe.schedule, rows, recipe.batch.rows)
     directory = recipe.run_directory
     os.environ["TENSORBOARD_LOGGING_DIR"] = str(directory / "curves")
     periodic = evaluates and recipe.evaluation.every > 0
-    args = TrainingArguments(
-        output_dir=str(directory),
-        per_device_train_batch_size=recipe.batch.rows_per_device,
-        per_device_eval_batch_size=recipe.evaluation.rows_per_device,
-        gradient_accumulation_steps=accumulation,
-        max_steps=steps,
+    return {
+        "output_dir": str(directory),
+        "per_device_train_batch_size": recipe.batch.rows_per_device,
+        "per_device_eval_batch_size": recipe.evaluation.rows_per_device,
+        "gradient_accumulation_steps": accumulation,
+        "max_steps": steps,
         **_rates(recipe.optimizer),
-        lr_scheduler_type=_KINDS.get(recipe.schedule.kind, recipe.schedule.kind),
-        lr_scheduler_kwargs=_decay(recipe.schedule, steps),
-        warmup_steps=math.ceil(recipe.schedule.warmup * steps),
-        bf16=recipe.precision.compute == "bfloat16",
-        use_cpu=not torch.cuda.is_available(),
-        gradient_checkpointing=recipe.model.gradient_checkpointing,
-        eval_strategy="steps" if periodic else "no",
-        eval_steps=recipe.evaluation.every or None,
-        save_steps=recipe.output.save_every,
-        save_total_limit=recipe.output.keep,
-        logging_steps=recipe.tracker.every,
-        report_to=[] if recipe.tracker.name == "none" else [recipe.tracker.name],
-        seed=recipe.seed,
-        data_seed=recipe.seed,
-        dataloader_num_workers=recipe.data.workers,
-        remove_unused_columns=False,
-        label_names=[],
-    )
-    _shard_on_cpu(args)
-    return args
+        "lr_scheduler_type": _KINDS.get(recipe.schedule.kind, recipe.schedule.kind),
+        "lr_scheduler_kwargs": _decay(recipe.schedule, steps),
+        "warmup_steps": math.ceil(recipe.schedule.warmup * steps),
+        "bf16": recipe.precision.compute == "bfloat16",
+        "use_cpu": not torch.cuda.is_available(),
+        "gradient_checkpointing": recipe.model.gradient_checkpointing,
+        "eval_strategy": "steps" if periodic else "no",
+        "eval_steps": recipe.evaluation.every or None,
+        "save_steps": recipe.output.save_every,
+        "save_total_limit": recipe.output.keep,
+        "logging_steps": recipe.tracker.every,
+        "report_to": [] if recipe.tracker.name == "none" else [recipe.tracker.name],
+        "seed": recipe.seed,
+        "data_seed": recipe.seed,
+        "dataloader_num_workers": recipe.data.workers,
+        "remove_unused_columns": False,
+    }
 
 
-def _shard_on_cpu(args: TrainingArguments) -> None:
+def shard_on_cpu(args: TrainingArguments) -> None:
     """accelerate turns FSDP on for GPUs only; gloo carries it as well, so the sharded path runs without one."""
     asked = os.environ.get("ACCELERATE_USE_FSDP", "").lower() == "true"
     state = args.distributed_state

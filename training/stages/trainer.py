@@ -5,37 +5,27 @@ micro-batches, all processes - divided by how much there was. So the gradient of
 batch, also when they hold unequal numbers of tokens, and two processes compute what one would. (A mean handed to the
 Trainer as ``compute_loss_func`` is taken for a finished sum and comes out once for every micro-batch.)
 
-**A loss that is no number** ends the run before it reaches the weights.
-
-**Checkpoints** are written beside their place and renamed into it: a full disk leaves the last good one.
+States, history and the end of a run whose loss is no number are `WholeStates`.
 """
 
 from __future__ import annotations
 
-import json
-import math
-import shutil
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from transformers import Trainer
-from transformers.trainer_utils import rotate_checkpoints
 
 from training.configs import StageRecipe
-from training.stages.errors import TrainingDiverged
 from training.stages.examples import Batch
 from training.stages.optimizers import MuonWithAdamW
 from training.stages.sampling import StepSampler
-from training.stages.saving import failure, flush, part_of, put_in_place
-
-HISTORY = "history.jsonl"
+from training.stages.states import WholeStates
 
 
-class StageTrainer(Trainer):
+class StageTrainer(WholeStates, Trainer):
     """Trainer of a recipe. A stage says what its terms are: `term_sums`, `term_counts`, and ``weights`` of those in the
     loss; terms without a weight are only reported."""
 
@@ -95,19 +85,6 @@ class StageTrainer(Trainer):
         made: torch.optim.Optimizer = super().create_optimizer(model)
         return made
 
-    def _clip_grad_norm(self, model: nn.Module) -> Any:
-        """The gradient's length before it is cut, which is no number when the loss is none: all processes see the same.
-
-        Raises `TrainingDiverged` before the weights would change.
-        """
-        norm = super()._clip_grad_norm(model)
-        if not math.isfinite(float(norm)):
-            raise TrainingDiverged(
-                f"The gradient of step {self.state.global_step + 1} is {float(norm)}; the weights were not touched. "
-                "Look at that step's rows, lower optimizer.learning_rate, then go on with --resume."
-            )
-        return norm
-
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Adds the mean of every term since the last log to the training logs."""
         if "loss" in logs:
@@ -124,40 +101,3 @@ class StageTrainer(Trainer):
         kind = torch.float32 if self.args.device.type == "mps" else torch.float64
         reduced: Tensor = self.accelerator.reduce(values.to(self.args.device, kind), reduction="sum")
         return reduced.cpu()
-
-    def _get_output_dir(self, trial: Any) -> str:
-        return str(self._writing or super()._get_output_dir(trial))
-
-    _writing: Path | None = None
-
-    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
-        """The library's checkpoint, written aside and renamed by the main process. Raises `SaveError`."""
-        runs = Path(self.args.output_dir)
-        name = f"checkpoint-{self.state.global_step}"
-        self._writing = part_of(runs / name)
-        if self.args.should_save:
-            shutil.rmtree(self._writing, ignore_errors=True)
-        self.accelerator.wait_for_everyone()
-        try:
-            super()._save_checkpoint(model, trial)
-            self.accelerator.wait_for_everyone()
-            if self.args.should_save:
-                (self._writing / name / "training_args.bin").unlink(missing_ok=True)  # a pickle nobody reads
-                flush(self._writing)
-                put_in_place(self._writing / name, runs / name)
-                rotate_checkpoints(str(runs), self.args.save_total_limit, use_mtime=False)
-                self.write_history()
-        except Exception as error:
-            raise failure(runs / name, error) from error
-        finally:
-            if self.args.should_save:
-                shutil.rmtree(self._writing, ignore_errors=True)
-            self._writing = None
-        self.accelerator.wait_for_everyone()
-
-    def write_history(self) -> None:
-        """Everything that was logged, one line a step: what `curves` draws."""
-        path = Path(self.args.output_dir) / HISTORY
-        part = path.with_suffix(".part")
-        part.write_text("".join(json.dumps(row) + "\n" for row in self.state.log_history), encoding="utf-8")
-        part.replace(path)

@@ -1,0 +1,1 @@
+"""Traces of a stronger model: asked for, verified, kept with the pairs they judge."""
