@@ -151,7 +151,7 @@ def check_agreement(section: type[BaseModel], options: type[Any], derived: set[s
 def test_settings_mirror_the_options_of_light_engines() -> None:
     hooks = {"adapters", "answer", "script", "label_logits", "score", "fault", "keep_requests", "cache_blocks"}
     check_agreement(FakeSettings, FakeOptions, hooks | {"weight_version", "encode", "decode"})
-    check_agreement(RemoteSettings, RemoteOptions, {"runner"})
+    check_agreement(RemoteSettings, RemoteOptions, {"runner", "seeds"})  # no request of the service has a seed
 
 
 @pytest.mark.slow
@@ -159,5 +159,5 @@ def test_settings_mirror_the_options_of_heavy_engines() -> None:
     from service.engines.transformers import TransformersOptions
     from service.engines.vllm import VllmOptions
 
-    check_agreement(TransformersSettings, TransformersOptions, {"runner"})
-    check_agreement(VllmSettings, VllmOptions, {"runner", "shutdown_timeout_s"})
+    check_agreement(TransformersSettings, TransformersOptions, {"runner", "rows"})
+    check_agreement(VllmSettings, VllmOptions, {"runner", "shutdown_timeout_s", "chunked_prefill"})
