@@ -6,12 +6,14 @@ import json
 import random
 import threading
 import unicodedata
+from copy import deepcopy
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import AddedToken
+from tokenizers.processors import TemplateProcessing
 
 from service.errors import ControlTokenViolation, InvalidInput, StartupError
 from service.tokenization import ChatTokenizer, benign_texts
@@ -179,6 +181,20 @@ def test_the_template_is_rendered_once_per_shape_and_never_with_user_text(monkey
 def test_a_begin_token_of_the_template_is_not_doubled() -> None:
     begin = USUAL["llama3"].convert_tokens_to_ids("<|bos|>")
     assert TOKENIZERS["llama3"].encode(filled(SHAPES["user"], "hi")).count(begin) == 1
+
+
+def test_a_begin_token_that_the_tokenizer_adds_by_itself_is_not_doubled() -> None:
+    """Llama's tokenizer puts one before every text: tokenizing a templated string, as published scripts do, gives two."""
+    tokenizer = deepcopy(USUAL["llama3"])
+    begin = tokenizer.convert_tokens_to_ids("<|bos|>")
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
+        single="<|bos|> $A", special_tokens=[("<|bos|>", begin)]
+    )
+    text = tokenizer.apply_chat_template([{"role": "user", "content": "hi"}], tokenize=False)
+    assert tokenizer(text).input_ids.count(begin) == 2
+    chat = ChatTokenizer(tokenizer)
+    assert chat.encode(filled(SHAPES["user"], "hi")).count(begin) == 1
+    assert begin not in chat.encode_text("hi")
 
 
 def test_no_think_puts_an_empty_think_block_before_the_answer() -> None:
