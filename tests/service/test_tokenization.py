@@ -184,7 +184,7 @@ def test_a_begin_token_of_the_template_is_not_doubled() -> None:
 
 
 def test_a_begin_token_that_the_tokenizer_adds_by_itself_is_not_doubled() -> None:
-    """Llama's tokenizer puts one before every text: tokenizing a templated string, as published scripts do, gives two."""
+    """Llama's tokenizer puts one before every text: a templated string, tokenized as usual, has two."""
     tokenizer = deepcopy(USUAL["llama3"])
     begin = tokenizer.convert_tokens_to_ids("<|bos|>")
     tokenizer.backend_tokenizer.post_processor = TemplateProcessing(

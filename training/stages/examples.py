@@ -16,6 +16,8 @@ from torch import Tensor
 from training.data.rows import Stage1Row, Stage2Row
 
 Batch = dict[str, Tensor]
+CUT = "cut_rows"
+"""In logs: the share of rows that were longer than the limit and lost the ends of their texts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,26 +40,28 @@ class Span:
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """One sequence and what is learned from it. ``family`` numbers the judge prompt it begins with."""
+    """One sequence and what is learned from it. ``family`` numbers the judge prompt it begins with; ``cut`` tokens
+    of its texts were left out to fit the limit."""
 
     ids: tuple[int, ...]
     reads: tuple[Read, ...] = ()
     spans: tuple[Span, ...] = ()
     family: int = 0
+    cut: int = 0
 
 
 def response_example(row: Stage1Row) -> Example:
     """Stage 1: everything after the opening is written."""
-    return Example(row.ids, spans=(Span("responses", row.completion_start, len(row.ids)),))
+    return Example(row.ids, spans=(Span("responses", row.completion_start, len(row.ids)),), cut=row.cut)
 
 
 def label_example(row: Stage2Row) -> Example:
     """Stage 2: the label is read after the last token."""
-    return Example(row.ids, reads=(Read("label", len(row.ids) - 1, row.label),))
+    return Example(row.ids, reads=(Read("label", len(row.ids) - 1, row.label),), cut=row.cut)
 
 
 def collate(examples: Sequence[Example], pad_id: int) -> Batch:
-    """A batch of examples. Kinds that no row has are absent."""
+    """A batch of examples, and how many tokens each lost (``cut`` [B]). Kinds that no row has are absent."""
     longest = max(len(example.ids) for example in examples)
     ids = torch.full((len(examples), longest), pad_id)
     mask = torch.zeros_like(ids)
@@ -71,7 +75,8 @@ def collate(examples: Sequence[Example], pad_id: int) -> Batch:
             positions = range(span.start, span.end)
             columns, targets = [p - 1 for p in positions], [example.ids[p] for p in positions]
             _add(flat, span.kind, rows=[row] * len(columns), columns=columns, targets=targets)
-    return {"input_ids": ids, "attention_mask": mask, **{name: torch.tensor(values) for name, values in flat.items()}}
+    tensors = {name: torch.tensor(values) for name, values in flat.items()}
+    return {"input_ids": ids, "attention_mask": mask, "cut": torch.tensor([e.cut for e in examples]), **tensors}
 
 
 def _add(flat: dict[str, list[int]], kind: str, **columns: list[int]) -> None:
@@ -98,6 +103,7 @@ def _without_prefix(examples: Sequence[Example], pad_id: int, family: int, prefi
             row.ids[cut:],
             tuple(Read(r.kind, r.at - cut, r.right) for r in row.reads),
             tuple(Span(s.kind, s.start - cut, s.end - cut) for s in row.spans),
+            cut=row.cut,
         )
         for row in rows
     ]

@@ -15,7 +15,7 @@ from transformers import EvalPrediction
 from training.configs import StageRecipe
 from training.evaluation.statistics import expected_calibration_error
 from training.objectives.preference import log_label_mass, right_margin, smoothed_ranking_loss
-from training.stages.examples import Batch
+from training.stages.examples import CUT, Batch
 from training.stages.reading import Wanted
 from training.stages.trainer import StageTrainer
 
@@ -47,7 +47,7 @@ class Terms:
     @property
     def names(self) -> tuple[str, ...]:
         """All terms, those that are only reported too."""
-        return (*self.weights, *(f"{kind}_accuracy" for kind in self.reads))
+        return (*self.weights, *(f"{kind}_accuracy" for kind in self.reads), CUT)
 
 
 class JudgeTrainer(StageTrainer):
@@ -63,6 +63,7 @@ class JudgeTrainer(StageTrainer):
     def term_counts(self, batch: Batch) -> dict[str, int]:
         counts: dict[str, int] = {}
         for part in parts(batch):
+            counts[CUT] = counts.get(CUT, 0) + len(part["cut"])
             for name in self.names:
                 kind = name.removesuffix("_accuracy").removesuffix("_mass_loss")
                 if f"{kind}.rows" in part:
@@ -82,7 +83,7 @@ class JudgeTrainer(StageTrainer):
         wanted = [self._wanted_read(part, kind) for kind in reads]
         wanted += [Wanted(part[f"{k}.rows"], part[f"{k}.columns"], targets=part[f"{k}.targets"]) for k in spans]
         outputs = self._forward(model, part, wanted)
-        sums: dict[str, Tensor] = {}
+        sums: dict[str, Tensor] = {CUT: (part["cut"] > 0).sum()}
         for kind, logits in zip(reads, outputs, strict=False):
             sums |= self._read_sums(kind, logits.float(), part[f"{kind}.right"])
         return sums | {kind: losses.sum() for kind, losses in zip(spans, outputs[len(reads) :], strict=True)}

@@ -65,7 +65,7 @@ class LabelExamples:
         """Raises `DataError` naming the pair."""
         comparison, row = self.rows.fitted_row(pair, swapped)
         reads, spans = self.helpers.of(comparison, row.ids, row.label)
-        return Example(row.ids, (*label_example(row).reads, *reads), spans)
+        return Example(row.ids, (*label_example(row).reads, *reads), spans, cut=row.cut)
 
 
 def verdict_ids(chat: ChatTokenizer) -> tuple[int, int]:

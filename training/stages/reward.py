@@ -38,7 +38,7 @@ from training.evaluation.statistics import expected_calibration_error
 from training.objectives.bradley_terry import bradley_terry_losses
 from training.objectives.text_regularizer import text_losses
 from training.stages.datasets import check_self_test, evaluation_pairs, pair_bytes, training_pairs
-from training.stages.examples import Batch, Example, Span, collate
+from training.stages.examples import CUT, Batch, Example, Span, collate
 from training.stages.export import Judged, entry, gathered_state, pick_self_test, save_model, write_checkpoint
 from training.stages.models import check_positions, load_causal, load_scalar, load_tokenizer, with_adapters
 from training.stages.reading import ReadableHead
@@ -121,7 +121,7 @@ class RewardDataset(Dataset[RewardItem]):
         row = self._rows.row(pair)
         start = self._response_start(pair, row) if self._text else 0
         chosen, rejected = (
-            Example(ids, spans=(Span("text", start, len(ids)),) if self._text else ())
+            Example(ids, spans=(Span("text", start, len(ids)),) if self._text else (), cut=row.cut)
             for ids in (row.chosen, row.rejected)
         )
         reference = self.reference[index] if self.reference is not None else (0.0, 0.0)
@@ -217,7 +217,7 @@ class RewardTrainer(StageTrainer):
         objective = recipe.objective
         text = objective.text_weight if objective.text_regularizer != "none" else 0.0
         weights = {"reward": 1.0 - text} | ({"text": text} if text else {})
-        super().__init__(recipe, weights, (*weights, "accuracy", "reward_gap"), **options)
+        super().__init__(recipe, weights, (*weights, "accuracy", "reward_gap", CUT), **options)
         self.objective = objective
 
     def term_counts(self, batch: Batch) -> dict[str, int]:
@@ -235,6 +235,7 @@ class RewardTrainer(StageTrainer):
         )
         gap = chosen - rejected
         sums = {"reward": losses.sum(), "accuracy": (gap > 0).sum(), "reward_gap": gap.sum()}
+        sums[CUT] = (batch["cut"][0::2] > 0).sum()
         if "text" in self.weights:
             sums["text"] = self._text_losses(batch, outputs[1]).sum()
         return sums

@@ -7,6 +7,7 @@ import resource
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +45,26 @@ def test_labels_that_are_not_one_token(tmp_path: Path, monkeypatch: pytest.Monke
 def test_a_limit_that_cannot_hold_the_prompt(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="leaves no room"):
         finetune(finetune_recipe(tmp_path, data={"max_tokens": 40}))
+
+
+@pytest.mark.parametrize("stage", ["pretrain", "finetune", "reward"])
+def test_rows_over_the_limit_are_cut_and_counted(tmp_path: Path, stage: str) -> None:
+    """A quarter of the pairs is made too long: the logs say so, and the rows are as long as they may be."""
+    start = {"path": str(language_model(tmp_path / "lm"))}
+    one_epoch: dict[str, Any] = {
+        "schedule": {"steps": None, "epochs": 1.0},
+        "batch": {"rows": 64, "rows_per_device": 64},
+    }
+    run, recipe = {
+        "pretrain": (pretrain, pretrain_recipe(tmp_path, **one_epoch, data={"swap": "none"})),
+        "finetune": (finetune, finetune_recipe(tmp_path, **one_epoch, data={"swap": "none"})),
+        "reward": (train_reward, reward_recipe(tmp_path, **one_epoch, model=start)),
+    }[stage]
+    rows = list(read_pairs(Path(recipe.data.train[0])))
+    long = [replace(p, response_a=p.response_a + " and" * 2000) if i % 4 == 0 else p for i, p in enumerate(rows)]
+    write_pairs(Path(recipe.data.train[0]), long)
+    (step,) = [row for row in run(recipe).state.log_history if "loss" in row]  # type: ignore[operator]
+    assert step["cut_rows"] == 0.25
 
 
 def test_a_row_longer_than_the_model_has_positions(tmp_path: Path) -> None:
