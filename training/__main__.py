@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import errno
 import logging
+import os
 import sys
 from importlib import import_module
 
@@ -57,6 +58,8 @@ def main() -> None:
     logging.getLogger("httpx").setLevel(logging.WARNING)  # it has a line for every request
     try:
         modules[args.command].run(args)
+        if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+            import_module("training.stages.run").leave_together()
     except (*EXPECTED, ExceptionGroup) as error:
         sys.exit(f"error: {sentence(error)}")
     except KeyboardInterrupt:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import DistributedType
+from accelerate import DistributedType, PartialState
 from transformers import TrainingArguments, set_seed
 from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK, get_available_reporting_integrations
 from transformers.trainer_utils import get_last_checkpoint
@@ -144,6 +144,17 @@ def train(trainer: Any, *, resume: bool) -> None:
         trainer.write_history()
         if trainer.args.report_to:
             draw_curves([runs / HISTORY], runs / "curves.png")
+
+
+def leave_together() -> None:
+    """Wait for the process that writes the checkpoint, then part in order.
+
+    A process that left while its peers were still at work has been seen to abort in the collective library's threads,
+    and torchrun ends all processes when one ends badly: the main one, too, in the middle of writing.
+    """
+    state = PartialState()
+    state.wait_for_everyone()
+    state.destroy_process_group()
 
 
 def write_figures(recipe: StageRecipe, figures: dict[str, float]) -> None:
