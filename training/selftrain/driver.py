@@ -231,15 +231,20 @@ def _figures(recipe: StageRecipe) -> dict[str, Any]:
 
 
 def _made_from(recipe: SelfTrainRecipe) -> dict[str, Any]:
-    """What the run's results depend on; where it lies, what computes it and how many at once is not among it."""
-    fields = recipe.model_dump(
-        mode="json", exclude={"directory": True, "engine": True, "expect": True, "stages": {"launch"}}
-    )
+    """What the run's results depend on, by contents: where files lie, what computes and how many at once is not."""
     data = recipe.data
-    files = [*data.labelled, *data.unlabelled, *data.rationales, *([data.evaluation] if data.evaluation else [])]
+    files = {name: getattr(data, name) for name in ("labelled", "unlabelled", "rationales")}
+    files["evaluation"] = (data.evaluation,) if data.evaluation else ()
+    models = {name: getattr(recipe, name) for name in ("backbone", "prover_backbone", "prover")}
+    left_out = {"directory": True, "engine": True, "expect": True, "steps_like": True, "stages": {"launch"}}
+    left_out |= dict.fromkeys(models, True) | {"data": set(files)}
+    like = [str(Path(recipe.steps_like) / "manifest.json")] if recipe.steps_like else []
     try:
-        prints = {file: fingerprint(Path(file)) for file in files}
+        return {
+            "recipe": recipe.model_dump(mode="json", exclude=left_out),
+            "data": {name: [fingerprint(Path(file)) for file in found] for name, found in files.items()},
+            "models": {name: fingerprint(Path(path)) if Path(path).is_dir() else path for name, path in models.items()},
+            "control of": [fingerprint(Path(file)) for file in like],
+        }
     except OSError as error:
-        raise DataError(f"{error.filename} cannot be read ({error.strerror}); check the recipe's data.") from error
-    like = fingerprint(Path(recipe.steps_like) / "manifest.json") if recipe.steps_like else ""
-    return {"recipe": fields, "data": prints, "like": like}
+        raise DataError(f"{error.filename} cannot be read ({error.strerror}); check the recipe's files.") from error
