@@ -95,7 +95,7 @@ class Scripts:
 
 def scripted_proof(request: EngineRequest) -> str:
     asked = decode_bytes(request.prompt_ids)
-    letter: Letter = "A" if "The better response: A" in asked else "B"
+    letter: Letter = "A" if "Explain why Response A is better." in asked else "B"
     kind = (request.seed or 0) % 6
     if kind == 0:
         return "No proof."

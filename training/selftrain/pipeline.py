@@ -40,7 +40,7 @@ class Sizes:
     evaluation: int
 
 
-SIZES = {"smoke": Sizes(rationales=192, labelled=48, unlabelled=96, evaluation=48)}
+SIZES = {"smoke": Sizes(rationales=192, labelled=48, unlabelled=72, evaluation=36)}
 
 
 def run_pipeline(size: str, directory: Path, *, resume: bool, seed: int = 1) -> Path:

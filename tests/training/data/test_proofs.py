@@ -183,7 +183,7 @@ def test_the_conclusion_decides_what_is_called_better() -> None:
 def test_the_prover_is_told_what_to_prove_and_alone_it_is_told_nothing() -> None:
     shown = Comparison(Prompt.from_text("2 + 2? {letter}"), Response("4"), Response("{response_a}"))
     asked = render_prover(shown, "B").messages[0].content
-    assert asked.endswith("The better response: B")
+    assert asked.endswith("\n\nExplain why Response B is better.")
     assert "2 + 2? {letter}" in asked
     assert "\n{response_a}\n" in asked
     alone = render_prover_alone().messages[0].content

@@ -32,7 +32,7 @@ def test_the_files_of_a_run(tmp_path: Path) -> None:
     judgments, rows = list(read_judgments(made.rationales)), list(read_texts(made.proofs))
     for judgment, row in zip(judgments, rows, strict=True):
         assert Proof.read(row.text).rationale == judgment.text
-        assert row.prompt.messages[0].content.endswith(f"The better response: {judgment.letter}")
+        assert row.prompt.messages[0].content.endswith(f"Explain why Response {judgment.letter} is better.")
 
 
 def test_pairs_a_run_must_not_train_on(tmp_path: Path) -> None:
