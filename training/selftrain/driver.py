@@ -236,7 +236,13 @@ def _made_from(recipe: SelfTrainRecipe) -> dict[str, Any]:
     files = {name: getattr(data, name) for name in ("labelled", "unlabelled", "rationales")}
     files["evaluation"] = (data.evaluation,) if data.evaluation else ()
     models = {name: getattr(recipe, name) for name in ("backbone", "prover_backbone", "prover")}
-    left_out = {"directory": True, "engine": True, "expect": True, "steps_like": True, "stages": {"launch"}}
+    left_out: dict[str, Any] = {
+        "directory": True,
+        "engine": True,
+        "expect": True,
+        "steps_like": True,
+        "stages": {"launch"},
+    }
     left_out |= dict.fromkeys(models, True) | {"data": set(files)}
     like = [str(Path(recipe.steps_like) / "manifest.json")] if recipe.steps_like else []
     try:

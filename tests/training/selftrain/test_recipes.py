@@ -12,8 +12,8 @@ from tests.support.scripted_selftrain import recipe
 from training.data.judgments import read_judgments
 from training.data.pairs import DataError, read_pairs
 from training.estimate import GB
+from training.pipelines.gram_r2 import RECIPES, SIZES, TASKS, recipe_in, write_data
 from training.planning import Machine
-from training.selftrain.pipeline import RECIPES, SIZES, TASKS, recipe_in, write_data
 from training.selftrain.planning import lines, parts
 from training.selftrain.recipe import SelfTrainRecipe, load_selftrain
 
