@@ -101,3 +101,23 @@ def adapt_recipe(directory: Path, **changes: Any) -> AdaptRecipe:
 
 def reward_recipe(directory: Path, **changes: Any) -> RewardRecipe:
     return RewardRecipe.model_validate(tables(directory, "reward", **changes))
+
+
+def tiny_backbone(model_type: str, path: Path, **shape: int) -> Path:
+    """A fresh checkpoint of an architecture with the demo's tokenizer; ``shape`` changes `SHAPE`."""
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(TOKENIZER)
+    torch.manual_seed(1)
+    config = AutoConfig.for_model(
+        model_type,
+        **SHAPE | shape,
+        vocab_size=len(tokenizer),
+        eos_token_id=tokenizer.eos_token_id,
+        bos_token_id=None,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    AutoModelForCausalLM.from_config(config).save_pretrained(path)
+    tokenizer.save_pretrained(path)
+    return path

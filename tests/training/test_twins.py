@@ -10,13 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from pydantic import TypeAdapter
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoConfig
 
 from service.manifest import Manifest
 from tests.support.presets import changes_for
-from tests.support.tiny_training import SHAPE, TOKENIZER, write_data
+from tests.support.tiny_training import tiny_backbone, write_data
 from training.architectures import architectures
 from training.presets import Stage, merged, resolve
 from training.recipe_files import Recipe
@@ -27,23 +26,6 @@ from training.stages.reward import train_reward
 pytestmark = pytest.mark.filterwarnings("ignore:.*pin_memory.*:UserWarning")
 
 STEPS = 3
-
-
-def _tiny_backbone(model_type: str, path: Path) -> Path:
-    """A fresh checkpoint of the architecture with the demo's tokenizer."""
-    tokenizer = AutoTokenizer.from_pretrained(TOKENIZER)
-    torch.manual_seed(1)
-    config = AutoConfig.for_model(
-        model_type,
-        **SHAPE,
-        vocab_size=len(tokenizer),
-        eos_token_id=tokenizer.eos_token_id,
-        bos_token_id=None,
-        pad_token_id=tokenizer.pad_token_id,
-    )
-    AutoModelForCausalLM.from_config(config).save_pretrained(path)
-    tokenizer.save_pretrained(path)
-    return path
 
 
 def _twin(name: str, stage: Stage, directory: Path, start: Path) -> Any:
@@ -65,7 +47,7 @@ def _twin(name: str, stage: Stage, directory: Path, start: Path) -> Any:
 @pytest.mark.parametrize("name", ["gram-paper/llama-3.1-8b", "gram-released/qwen3-8b"])
 def test_a_twin_of_each_preset_becomes_a_judge(name: str, tmp_path: Path) -> None:
     backbone = architectures()[name.split("/")[1]]
-    start = _tiny_backbone(backbone.model_type, tmp_path / "backbone")
+    start = tiny_backbone(backbone.model_type, tmp_path / "backbone")
     first = _twin(name, "pretrain", tmp_path, start)
     big = resolve(f"{name}/pretrain", changes_for(f"{name}/pretrain")).recipe()
     assert first.optimizer == big.optimizer
