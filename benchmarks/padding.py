@@ -45,7 +45,7 @@ def run(arguments: Namespace) -> Report:
         batch = recipe.batch
         gain = (1 - after) / (1 - before)
         rows.append(
-            (stage, str(batch.rows), str(batch.rows_per_device), f"{before:.1%}", f"{after:.1%}", f"x {gain:.2f}")
+            (stage, str(batch.rows), str(batch.rows_per_device), f"{before:.1%}", f"{after:.1%}", f"{gain:.2f}")
         )
         bars.append(Bar(f"padding, {stage}", after, "<=", most))
     notes = (f"{len(sizes):,} pairs; {BYTES_A_TOKEN} bytes a token, {recipe.data.max_tokens} tokens at most",)

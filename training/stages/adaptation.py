@@ -34,6 +34,8 @@ def adapt_to_sizes(recipe: AdaptRecipe, sizes: Sequence[int], *, resume: bool = 
     """
     if not recipe.data.evaluation:
         raise DataError("A curve needs held-out pairs: give data.evaluation.")
+    if min(sizes) < 0:
+        raise DataError(f"{min(sizes)} pairs cannot be trained on; sizes are 0 or more.")
     there = sum(1 for path in recipe.data.train for _ in read_pairs(Path(path)))
     if (most := max(sizes)) > there:
         raise DataError(f"{most:,} pairs are asked for, data.train holds {there:,}; ask for fewer, or add files.")

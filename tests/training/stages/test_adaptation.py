@@ -60,6 +60,7 @@ def test_a_curve_is_one_command_and_goes_on(tmp_path: Path, monkeypatch: pytest.
     ("sizes", "changes", "complaint"),
     [
         ([0, 65], {}, r"65 pairs are asked for, data\.train holds 64"),
+        ([8, -5], {}, "-5 pairs cannot be trained on"),
         ([0, 8], {"data": {"evaluation": ""}}, r"needs held-out pairs: give data\.evaluation"),
     ],
 )
