@@ -32,7 +32,8 @@ class Reinforcement(BaseModel):
     """Rationales a prompt (RM-R1: 7)."""
     parts: int = 2
     """Updates a step, each on its share of the prompts: from the second on, the ratio is clipped."""
-    rate: float = 0.1
+    rate: float = 0.03
+    """Relative to the first learning rates. In 40 steps of one seed a judge got worse at 0.1, better at 0.03."""
     clip: float = 0.2
     beta: float = 1e-3
     look_every: int = 25

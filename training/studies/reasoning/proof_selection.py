@@ -62,7 +62,7 @@ SIZES: dict[str, Setup] = {
         proving=Plan(steps=150, batch=32),
         policies=(FIRST, LIKELIHOOD, RATIO),
     ),
-    "full": Setup(seeds=5, core=FULL, proving=Plan(steps=400, batch=32)),
+    "full": Setup(seeds=5, core=FULL, proving=Plan(steps=700, batch=32)),
 }
 SIZES["pilot"] = SIZES["full"].model_copy(update={"seeds": 1, "policies": (FIRST, RATIO, ORACLE)})
 

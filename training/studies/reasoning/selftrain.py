@@ -35,6 +35,7 @@ from training.studies.reasoning.core import (
     Core,
     begin_distilled,
     distilled_units,
+    held_out,
     human,
     keep_distilled,
     measured,
@@ -98,7 +99,7 @@ SMOKE_ROUNDS = Rounds(
     closing=Plan(steps=20, batch=32, rate=0.25),
 )
 FULL_ROUNDS = Rounds(
-    proving=Plan(steps=400, batch=32),
+    proving=Plan(steps=700, batch=32),
     training=Plan(steps=150, batch=32, rate=0.5),
     closing=Plan(steps=50, batch=32, rate=0.25),
 )
@@ -132,8 +133,7 @@ def keep_prover(unit: Unit, core: Core, rounds: Rounds, folder: Path) -> dict[st
     """Train the prover, keep it, and say how good its greedy rationales for right labels are, beside a judge's."""
     prover = train_prover(human(core, unit.seed), core.shape, rounds.proving, unit.seed)
     save_weights(prover, unit.weights(folder))
-    pairs = pairs_of(core, "test", core.test_pairs, unit.seed, test=True)
-    cases = displayed(pairs, True)
+    cases = held_out(core, unit.seed)
     written = write(prover, prover_prompts(cases.prompt, cases.label), core.tokens)
     return check(cases, written.text).means()
 
