@@ -53,6 +53,7 @@ def _accuracy(axes: Axes, rounds: Rounds) -> None:
         axes.annotate(f"{value:.2f}", (place, value), (6, 5), textcoords="offset points", fontsize=8, color=DARK)
     axes.set_xticks(list(places), list(rounds.accuracy))
     axes.margins(x=0.12)
+    axes.set_ylim(min(0.4, *(low for low, _ in ends)), 1.02)
     axes.set_ylabel("accuracy", fontsize=9)
     axes.set_title(f"Judged in writing, both orders (n = {rounds.pairs}, 95 %)", fontsize=9, loc="left")
 
