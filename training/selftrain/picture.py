@@ -70,7 +70,7 @@ def _labels(axes: Axes, rounds: Rounds) -> None:
         if known := votes["kept_gold_known"]:
             text = f"right: {votes['kept_right'] / known:.2f} of kept"
             if votes["gold_known"]:
-                text += f"\n{votes['right'] / votes['gold_known']:.2f} of all"
+                text += f"\n{votes['right'] / votes['gold_known']:.2f} of decided"
             axes.annotate(text, (place, top), (0, 3), textcoords="offset points", ha="center", fontsize=8, color=DARK)
     axes.set_ylim(0, max(below) * 1.5)
     axes.set_ylabel("unlabelled pairs", fontsize=9)
