@@ -39,7 +39,7 @@ from training.stages.models import (
     with_adapters,
 )
 from training.stages.reading import make_readable
-from training.stages.run import arguments, processes, train, write_figures
+from training.stages.run import arguments, processes, shard_untrained, train, write_figures
 
 JUDGMENT_ROOM = 1.5
 """A served judgment may be this much longer than the longest one that was learned."""
@@ -61,7 +61,7 @@ def finetune(
     dataset: Any = Interleaved(labelled, judgments) if judgments else labelled
     held_out = evaluation_pairs(recipe.data, recipe.evaluation.limit, examples.rows.row)
     check_self_test(recipe.output.self_test, held_out)
-    args = arguments(recipe, max(1, len(dataset)), evaluates=bool(held_out))
+    args = arguments(recipe, len(dataset) or processes(), evaluates=bool(held_out))
     model = load_causal(recipe.model, recipe.precision, tokenizer)
     check_positions(model, recipe.data.max_tokens)
     make_readable(model)
@@ -82,6 +82,8 @@ def finetune(
     )
     if len(dataset):
         train(trainer, resume=resume)
+    else:
+        shard_untrained(trainer)
     judged = _final(recipe, trainer, held_out)
     _export(recipe, trainer, model, tokenizer, judged, judgments)
     return trainer

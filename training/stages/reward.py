@@ -42,7 +42,7 @@ from training.stages.examples import CUT, Batch, Example, Span, collate
 from training.stages.export import Judged, entry, gathered_state, pick_self_test, save_model, write_checkpoint
 from training.stages.models import check_positions, load_causal, load_scalar, load_tokenizer, with_adapters
 from training.stages.reading import ReadableHead
-from training.stages.run import arguments, train, write_figures
+from training.stages.run import arguments, processes, shard_untrained, train, write_figures
 from training.stages.trainer import StageTrainer
 
 log = logging.getLogger(__name__)
@@ -61,7 +61,7 @@ def train_reward(
     dataset = RewardDataset(pairs, chat, recipe)
     held_out = evaluation_pairs(recipe.data, recipe.evaluation.limit, rows.row)
     check_self_test(recipe.output.self_test, held_out)
-    args = arguments(recipe, max(1, len(dataset)), evaluates=bool(held_out))
+    args = arguments(recipe, len(dataset) or processes(), evaluates=bool(held_out))
 
     model = load_scalar(recipe.model, recipe.precision, tokenizer)
     check_positions(model, recipe.data.max_tokens)
@@ -87,6 +87,8 @@ def train_reward(
     )
     if len(dataset):
         train(trainer, resume=resume)
+    else:
+        shard_untrained(trainer)
     judged = _final(recipe, trainer, held_out)
     _export(recipe, trainer, model, tokenizer, judged)
     return trainer

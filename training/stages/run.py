@@ -146,6 +146,14 @@ def train(trainer: Any, *, resume: bool) -> None:
             draw_curves([runs / HISTORY], runs / "curves.png")
 
 
+def shard_untrained(trainer: Any) -> None:
+    """What the training loop does first, for a run of no pairs: FSDP2 shards a model with its optimizer only."""
+    if trainer.is_fsdp_enabled:
+        trainer.create_optimizer()
+        trainer.model, trainer.optimizer = trainer.accelerator.prepare(trainer.model, trainer.optimizer)
+        trainer.model_wrapped = trainer.model
+
+
 def leave_together() -> None:
     """Wait for the process that writes the checkpoint, then part in order.
 

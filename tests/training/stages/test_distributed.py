@@ -15,9 +15,11 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
+from service.manifest import JudgeEntry, Manifest
 from tests.support.tiny_training import language_model, tables
-from training.configs import FinetuneRecipe, RewardRecipe
+from training.configs import AdaptRecipe, FinetuneRecipe, RewardRecipe
 from training.recipe_files import load_recipe
+from training.stages.adaptation import adapt_to_sizes
 from training.stages.finetune import finetune
 from training.stages.reward import train_reward
 
@@ -74,6 +76,28 @@ def test_two_sharded_processes_train_the_reward_model_of_one(tmp_path: Path) -> 
     assert final[1] == pytest.approx(final[0], abs=1e-3)
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(500)
+def test_two_sharded_processes_draw_the_adaptation_curve_of_one(tmp_path: Path) -> None:
+    """Several runs in the same processes, the first of them without a pair to train on."""
+    judge = language_model(tmp_path / "judge")
+    Manifest("start", (JudgeEntry("gram", "gram", "eval", ("A", "B"), 511, 0),)).save(judge)
+    changes = {"model": {"path": str(judge)}, "schedule": {"epochs": 1.0}, "objective": {}}
+    one, two = (
+        _recipe(tmp_path, version, {"rows": 8, "rows_per_device": at_once}, "adapt", **changes)
+        for version, at_once in (("one", 8), ("two", 4))
+    )
+    recipe = load_recipe(one)
+    assert isinstance(recipe, AdaptRecipe)
+    expected = adapt_to_sizes(recipe, [0, 16])
+    _launch(two, "--sizes", "0", "16")
+    found = json.loads((tmp_path / "runs" / "two" / "curve.json").read_text("utf-8"))
+    assert [row["pairs"] for row in found] == [point.pairs for point in expected] == [0, 16]
+    for row, point in zip(found, expected, strict=True):
+        assert row["loss"] == pytest.approx(point.loss, abs=1e-4)
+        assert row["accuracy"]["value"] == pytest.approx(point.accuracy.value)
+
+
 def _recipe(directory: Path, version: str, batch: dict[str, int], stage: str = "finetune", **changes: Any) -> Path:
     settings: dict[str, Any] = {
         "schedule": {"steps": STEPS, "kind": "cosine", "warmup": 0.1},
@@ -86,7 +110,7 @@ def _recipe(directory: Path, version: str, batch: dict[str, int], stage: str = "
     return path
 
 
-def _launch(recipe: Path) -> None:
+def _launch(recipe: Path, *words: str) -> None:
     """What `accelerate launch` sets for the shipped file; the command itself ignores FSDP where there is no GPU."""
     switches = yaml.safe_load((ACCELERATE / "fsdp2.yaml").read_text("utf-8"))["fsdp_config"]
     env = {
@@ -94,7 +118,7 @@ def _launch(recipe: Path) -> None:
     }
     env |= {"ACCELERATE_USE_FSDP": "true", "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    command += ["-m", "training", tomllib.loads(recipe.read_text("utf-8"))["stage"], str(recipe)]
+    command += ["-m", "training", tomllib.loads(recipe.read_text("utf-8"))["stage"], str(recipe), *words]
     done = subprocess.run(command, env=os.environ | env, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     assert "fsdp" in done.stderr.lower(), "the run was not sharded"
