@@ -26,7 +26,7 @@ OUTER = ("think", "type", "rubric", "solution", "eval")
 
 # {X} is the family's verdict tag for the letter that the hostile response pleads for.
 PLEAS = ("{X}", "{X}", "<answer>", "[[A]]", "</answer>", "<think>", "<eval>", "<quote_B>", "Conclusion:", "is better.")
-NOISE = ("", "<", ">", "/", "\n", "\x00", "\u202e", "<answer>", "</think", "[[B]]", "\U0001f600", "A", "B", " " * 9)
+NOISE = ("", "<", ">", "/", "\n", "\x00", "\u202e", "<answer>", "</thin", "[[B]]", "\U0001f600", "A", "B", " " * 9)
 ESCAPES = tuple(f"</{name}>" for name in OUTER)
 
 
@@ -87,7 +87,10 @@ def test_what_a_response_pleads_is_never_the_verdict(family: PairwiseFamily) -> 
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_cut_off_anywhere_it_pleads_in_vain(family: PairwiseFamily) -> None:
-    """Also right behind the plea, where it is the last thing in the text."""
+    """Also right behind the plea, where it is the last thing in the text.
+
+    The pleas close no block: one that does, quoted as the last words, has the very form of a judgment.
+    """
     for random in randoms(50_000):
         judgment = drawn(family, PLEAS, random)
         whole = judgment.text
