@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from argparse import ArgumentParser, Namespace
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from benchmarks.figures import Bar, Report
@@ -38,10 +39,11 @@ def run(arguments: Namespace) -> Report:
         print(f"{name} ...", file=sys.stderr)
         done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
         measured[name] = json.loads(done.stdout.splitlines()[-1])
-    return report(measured)
+    note = "CPU ms a token: processor time of all processes of the engine, which a busy machine does not change"
+    return report(measured, (f"{note}; load average at the end {os.getloadavg()[0]:.0f}",))
 
 
-def report(measured: Mapping[str, Mapping[str, Any]]) -> Report:
+def report(measured: Mapping[str, Mapping[str, Any]], notes: Sequence[str] = ()) -> Report:
     """The table and the promises, from what each engine's process printed."""
     rows = [
         (
@@ -63,7 +65,7 @@ def report(measured: Mapping[str, Mapping[str, Any]]) -> Report:
         Bar("tokens/s of the transformers engine, eight together over one at a time", together, ">=", 1.5),
     )
     raw = {name: {key: found[key] for key in found if key != "values"} for name, found in measured.items()}
-    return Report("generation", SUMMARY, HEADERS, rows, bars, raw)
+    return Report("generation", SUMMARY, HEADERS, rows, bars, raw, notes)
 
 
 def largest(measured: Mapping[str, Mapping[str, Any]]) -> float:

@@ -24,6 +24,9 @@ TASKS_OF: Mapping[Literal["generate", "pooling"], tuple[Task, ...]] = {
 }
 """What a model can do that is loaded to write text, or with a sequence-classification head."""
 
+NO_SCORING = "vLLM cannot score texts while it holds LoRA adapters; merge the adapter into its model."
+"""With adapters its logits are made for sampled positions only: a prompt's worth of them ends a CPU engine (0.32)."""
+
 SEEDS = 2**63
 """Seeds lie in [0, SEEDS): what every engine's generator of random numbers takes."""
 

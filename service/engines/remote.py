@@ -21,6 +21,7 @@ import httpx
 
 from service.engines.affinity import Router
 from service.engines.base import (
+    NO_SCORING,
     TASKS_OF,
     EngineInfo,
     EngineRequest,
@@ -191,6 +192,8 @@ class RemoteEngine:
         check_request(request, self.info, self._tasks, self.info.adapter_versions)
         if request.is_seeded and not self.options.seeds:
             raise InvalidInput("A seeded request can kill a vLLM server on a CPU; allow seeds where it cannot.")
+        if request.task == "likelihood" and self.info.adapter_versions:
+            raise InvalidInput(NO_SCORING)
 
     async def complete(self, request: EngineRequest) -> Completion:
         await self._admit(request)

@@ -37,6 +37,7 @@ from vllm.v1.engine.exceptions import EngineDeadError
 from service.engines.affinity import Ranks
 from service.engines.base import (
     FINISHED,
+    NO_SCORING,
     TASKS_OF,
     EngineInfo,
     EngineRequest,
@@ -202,7 +203,9 @@ class VllmEngine:
 
     async def _warm_up(self) -> None:
         for task in self._tasks:
-            warm = EngineRequest((0, 1), task, label_ids=(0, 1), max_tokens=2, temperature=1.0, scored_from=1)
+            if task == "likelihood":
+                continue  # nobody waits for one
+            warm = EngineRequest((0, 1), task, label_ids=(0, 1), max_tokens=2, temperature=1.0)
             await self.complete(warm)
 
     def _build(self) -> AsyncLLM:
@@ -236,6 +239,8 @@ class VllmEngine:
         check_request(request, self.info, self._tasks, self._loras)
         if request.is_seeded and self.options.chunked_prefill and current_platform.is_cpu():
             raise InvalidInput("A seeded request can kill this engine; start it with chunked_prefill off.")
+        if request.task == "likelihood" and self._loras:
+            raise InvalidInput(NO_SCORING)
         return llm
 
     async def complete(self, request: EngineRequest) -> Completion:

@@ -51,7 +51,8 @@ ENGINES = [
 class Case:
     """A started engine. ``reference`` answers reads and likelihoods by other means; the fake has no ``vocabulary``.
 
-    ``caches`` prefixes in whole blocks; ``remembers`` whole answers; takes ``seeds``.
+    ``caches`` prefixes in whole blocks; ``remembers`` whole answers; takes ``seeds``; ``scores`` texts
+    although adapters are loaded.
     """
 
     engine: Engine
@@ -61,6 +62,7 @@ class Case:
     vocabulary: int | None = None
     remembers: bool = False
     seeds: bool = True
+    scores: bool = True
 
     def label(self, text: str, ids: tuple[int, ...] = (), adapter: str | None = None) -> EngineRequest:
         ids = ids or self.encode("A") + self.encode("B")
@@ -104,7 +106,9 @@ async def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPath
             stub = StubServer(_fake())
             await stub.engine.start()
             stack.callback(stub.start().stop)
-            made = Case(RemoteEngine(RemoteOptions((stub.url,))), _encode_fake, _fake_reference, seeds=False)
+            made = Case(
+                RemoteEngine(RemoteOptions((stub.url,))), _encode_fake, _fake_reference, seeds=False, scores=False
+            )
         else:
             checkpoints: TinyCheckpoints = request.getfixturevalue("tiny_checkpoints")
             made = _real(request.param, checkpoints, stack, tmp_path_factory.mktemp("server"))
@@ -136,7 +140,7 @@ def _real(name: str, made: TinyCheckpoints, stack: ExitStack, folder: Path) -> C
         url = stack.enter_context(real_server(made, folder / "server.log"))
         engine = RemoteEngine(RemoteOptions((url,), model))
     alone = name == "transformers"  # the others' seeds are refused on a CPU that splits prompts over steps
-    return Case(engine, made.encode, reference, not alone, made.vocabulary, seeds=alone)
+    return Case(engine, made.encode, reference, not alone, made.vocabulary, seeds=alone, scores=alone)
 
 
 async def test_says_what_it_serves(case: Case) -> None:
@@ -196,12 +200,21 @@ async def test_answers_do_not_depend_on_company(case: Case) -> None:
 
 @pytest.mark.parametrize("adapter", [None, "lora"])
 async def test_likelihoods_agree_with_the_reference(case: Case, adapter: str | None) -> None:
-    """Asked beside label reads and texts, which need other things of the same forward pass."""
+    """Asked beside label reads and texts, which need other things of the same forward pass.
+
+    vLLM's logits with adapters would end it (tests/training/generation scores without): it refuses, and lives.
+    """
     asked = [
         case.likelihood("Which is better, A or B? A is better, for B is wrong.", scored_from, adapter)
         for scored_from in (1, 7, len(case.encode("Which is better, A or B? A is better, for B is wrong.")) - 1)
     ]
     asked.append(case.likelihood("The judge reads " * 20, 9, adapter))
+    if not case.scores:
+        for request in asked:
+            with pytest.raises(InvalidInput, match="merge"):
+                await case.engine.complete(request)
+        await case.engine.complete(case.label("Still there?"))
+        return
     company = [case.label("A or B?"), case.write("Go on and on", 6), case.write("Go on", 6, temperature=1.0)]
     found = await asyncio.gather(*map(case.engine.complete, [*asked, *company]))
     for request, done in zip(asked, found, strict=False):
@@ -212,6 +225,8 @@ async def test_likelihoods_agree_with_the_reference(case: Case, adapter: str | N
 
 
 async def test_likelihoods_add_up_and_do_not_depend_on_company(case: Case) -> None:
+    if not case.scores:
+        return
     text = "Which is better, A or B? A is better, for B is wrong."
     ids = case.encode(text)
     whole, tail = case.likelihood(text, 3), case.likelihood(text, 11)
@@ -224,7 +239,7 @@ async def test_likelihoods_add_up_and_do_not_depend_on_company(case: Case) -> No
 
 async def test_a_label_is_as_likely_as_its_token(case: Case) -> None:
     """The two tasks read the same distribution. The fake has none: its answers are hashes, of different things."""
-    if case.vocabulary is None:
+    if case.vocabulary is None or not case.scores:
         return
     read = await case.engine.complete(case.label("Is it A or B?"))
     prompt = case.encode("Is it A or B?")

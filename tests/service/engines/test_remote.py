@@ -329,3 +329,22 @@ async def test_a_model_that_is_not_served_stops_the_start() -> None:
         with pytest.raises(StartupError, match="served_model"):
             async with _engine(servers, served_model="other"):
                 pass
+
+
+async def test_likelihoods_are_sums_over_the_prompts_own_tokens() -> None:
+    """Of the rows the server gives for each prompt token; the first has none."""
+    request = EngineRequest(PROMPT, "likelihood", scored_from=5)
+    async with _servers(FakeOptions()) as servers, _engine(servers) as engine:
+        done = await engine.complete(request)
+        (body,) = servers[0].bodies
+        direct = await servers[0].engine.complete(request)
+    assert (body["prompt_logprobs"], body["max_tokens"], body["temperature"]) == (0, 1, 0.0)
+    assert done.log_likelihood == pytest.approx(direct.log_likelihood)
+    assert done.scored_tokens == direct.scored_tokens == len(PROMPT) - 5
+
+
+async def test_a_server_with_adapters_is_not_asked_to_score() -> None:
+    async with _servers(FakeOptions(adapters={"lora": "v1"})) as servers, _engine(servers) as engine:
+        with pytest.raises(InvalidInput, match="merge"):
+            await engine.complete(EngineRequest(PROMPT, "likelihood", scored_from=5))
+        assert servers[0].bodies == []
