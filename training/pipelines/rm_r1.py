@@ -48,7 +48,7 @@ class Size:
 
 SIZES = {
     "tiny": Size(24, 4, 2, 4, 4, 2, 2),
-    "smoke": Size(1600, 256, 54, 100, 32, 8, 16),
+    "smoke": Size(1600, 256, 54, 80, 32, 6, 16),
 }
 """``tiny`` only shows that the parts fit together."""
 
