@@ -4,6 +4,7 @@ A judge and a prover learn the same few human rationales. Then rounds: the judge
 are dropped, rationales are written for the others, and the judge goes on from where it is on everything so far:
 
     labelled   no unlabelled pairs: as many steps on the human rationales (the control)
+    once       the same, begun anew: all those steps in one schedule
     none       one greedy verdict a pair, all kept; the prover writes the rationale
     vote       the majority of sampled verdicts in both orders, all kept
     threshold  one greedy verdict, kept where the judge was sure of it
@@ -34,6 +35,7 @@ from training.studies.reasoning.core import (
     SMOKE,
     Core,
     begin_distilled,
+    distil,
     distilled_units,
     held_out,
     human,
@@ -48,7 +50,8 @@ from training.studies.reasoning.writers import Rows, Writer, learn, new_writer, 
 from training.studies.tasks import Booleans, Integers
 
 LABELLED, NONE, VOTE, THRESHOLD, BOTH, SELF, ORACLE = "labelled", "none", "vote", "threshold", "both", "self", "oracle"
-ARMS = (LABELLED, NONE, VOTE, THRESHOLD, BOTH, SELF, ORACLE)
+ONCE = "once"
+ARMS = (LABELLED, ONCE, NONE, VOTE, THRESHOLD, BOTH, SELF, ORACLE)
 VOTING, FILTERED = (VOTE, BOTH, SELF), (THRESHOLD, BOTH, SELF)
 PROVER, POINT = "prover", "rounds"
 
@@ -99,14 +102,14 @@ SMOKE_ROUNDS = Rounds(
     closing=Plan(steps=20, batch=32, rate=0.25),
 )
 FULL_ROUNDS = Rounds(
-    proving=Plan(steps=700, batch=32),
+    proving=Plan(steps=1_200, batch=32),
     training=Plan(steps=150, batch=32, rate=0.5),
     closing=Plan(steps=50, batch=32, rate=0.25),
 )
 SIZES: dict[str, Setup] = {
     "micro": Setup(seeds=2, core=MICRO, rounds=MICRO_ROUNDS),
     "smoke": Setup(seeds=2, core=SMOKE, rounds=SMOKE_ROUNDS, arms=(LABELLED, NONE, BOTH, SELF)),
-    "pilot": Setup(seeds=1, core=FULL, rounds=FULL_ROUNDS, arms=(LABELLED, NONE, BOTH, ORACLE)),
+    "pilot": Setup(seeds=1, core=FULL, rounds=FULL_ROUNDS, arms=(LABELLED, ONCE, NONE, BOTH, ORACLE)),
     "full": Setup(seeds=5, core=FULL, rounds=FULL_ROUNDS),
 }
 
@@ -125,6 +128,10 @@ def work(unit: Unit, setup: Setup, folder: Path) -> dict[str, float]:
         return keep_prover(unit, core, rounds, folder)
     if unit.arm == DISTILLED:
         return keep_distilled(unit, core, folder)
+    if unit.arm == ONCE:
+        steps = core.distilling.steps + rounds.rounds * rounds.training.steps + rounds.closing.steps
+        plan = core.distilling.model_copy(update={"steps": steps})
+        return measured(distil(core.model_copy(update={"distilling": plan}), unit.seed), core, unit.seed)
     judge = begin_distilled(core, unit.seed, folder)
     return self_train(judge, prover_of(core, unit.seed, folder), core, rounds, unit.arm, unit.seed)
 

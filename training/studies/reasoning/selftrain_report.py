@@ -12,6 +12,7 @@ from training.studies.reasoning.selftrain import (
     BOTH,
     LABELLED,
     NONE,
+    ONCE,
     ORACLE,
     POINT,
     PROVER,
@@ -23,6 +24,7 @@ from training.studies.reasoning.selftrain import (
 
 NAMES = {
     LABELLED: "labelled only",
+    ONCE: "labelled only, anew",
     NONE: "no denoising",
     VOTE: "vote",
     THRESHOLD: "threshold",
@@ -59,7 +61,7 @@ def _claims(ask: Ask) -> list[Claim]:
         Claim(
             "rounds of self-training, as published, are more accurate than as many steps on the labels alone",
             "Accuracy: self-training minus labelled only",
-            ask(both, (LABELLED, POINT)),
+            [*ask(both, (LABELLED, POINT)), *ask(both, (ONCE, POINT))],
         ),
         Claim(
             "denoised pseudo-labels are better to learn from than all of them",
@@ -97,7 +99,7 @@ def _by_round(setup: Setup, table: Table, measure: str, title: str) -> Grid:
     rows = [
         [NAMES[arm], *(shown(table.values(arm, POINT, f"round-{number}/{measure}")) for number in numbers)]
         for arm in setup.arms
-        if measure == "accuracy" or arm != LABELLED
+        if arm != ONCE and (measure == "accuracy" or arm != LABELLED)
     ]
     return Grid(title, ["arm", *(f"round {number}" for number in numbers)], rows)
 
@@ -109,10 +111,12 @@ def picture(setup: Setup, table: Table) -> Figure:
         panels, (("accuracy", 0), ("precision", 1), ("synthesised_true", 1)), strict=True
     ):
         rounds = range(first, setup.rounds.rounds + 1)
-        arms = [arm for arm in setup.arms if first == 0 or arm != LABELLED]
+        arms = [arm for arm in setup.arms if arm != ONCE and (first == 0 or arm != LABELLED)]
         for arm in arms:
             series = [table.values(arm, POINT, f"round-{number}/{measure}") for number in rounds]
-            draw_series(axes, list(rounds), {NAMES[arm]: series}, place=list(NAMES).index(arm))
+            draw_series(
+                axes, list(rounds), {NAMES[arm]: series}, place=list(NAMES).index(arm) - (arm not in (LABELLED, ONCE))
+            )
         finish(axes, title=BY_ROUND[measure].lower(), xlabel="round", ylabel="")
         axes.set_xticks(list(rounds))
     panels[0].legend(fontsize=8)

@@ -41,7 +41,7 @@ def test_confidence_is_of_the_label_chosen() -> None:
     np.testing.assert_allclose(selftrain.confidence(np.array([LABEL_A, LABEL_B]), p_a), [0.8, 0.7])
 
 
-@pytest.mark.parametrize("arm", [arm for arm in selftrain.ARMS if arm != selftrain.LABELLED])
+@pytest.mark.parametrize("arm", [arm for arm in selftrain.ARMS if arm not in (selftrain.LABELLED, selftrain.ONCE)])
 def test_pseudo_labels_are_kept_as_the_arm_says(arm: str, writer: Writer, cases: Cases) -> None:
     other = displayed(draw(Source(NAMES, 3), 6, np.random.default_rng(0)), False)
     never = selftrain.MICRO_ROUNDS.model_copy(update={"threshold": 1.01})
