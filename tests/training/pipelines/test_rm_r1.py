@@ -25,8 +25,8 @@ COMMAND = [sys.executable, "-m", "training", "pipeline", "rm-r1", "--size", "tin
 
 def start(directory: Path) -> subprocess.Popen[bytes]:
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    log = (directory.parent / f"{directory.name}.log").open("ab")
-    return subprocess.Popen([*COMMAND, str(directory)], cwd=ROOT, env=environment, stdout=log, stderr=log)
+    with (directory.parent / f"{directory.name}.log").open("ab") as log:
+        return subprocess.Popen([*COMMAND, str(directory)], cwd=ROOT, env=environment, stdout=log, stderr=log)
 
 
 def finish(directory: Path) -> dict[str, Any]:
