@@ -7,7 +7,6 @@ checkpoint to start from, directories, versions): ``shared`` for all, then ``pro
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -17,6 +16,7 @@ from pydantic import Field, ValidationError, model_validator
 from training.configs import Fraction, Name, Positive, Rate, Section
 from training.data.pairs import DataError
 from training.presets import merged
+from training.recipe_files import read_checked, wrong_keys
 from training.selftrain.rules import Limits
 from training.selftrain.selection import Policy
 from training.writing_configs import ProveRecipe, ReasonRecipe
@@ -213,22 +213,14 @@ def _has(table: Mapping[str, Any], key: str) -> bool:
 
 
 def _told(name: str, error: ValidationError) -> DataError:
-    wrong = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'the recipe'}: {e['msg']}" for e in error.errors())
-    return DataError(f"stages.{name} (with stages.shared): {wrong}.")
+    return DataError(f"stages.{name} (with stages.shared): {wrong_keys(error)}.")
 
 
 def load_selftrain(path: Path) -> SelfTrainRecipe:
     """Read and check a recipe file. Raises `DataError` naming the file and every wrong key."""
+    recipe = read_checked(path, SelfTrainRecipe.model_validate)
     try:
-        recipe = SelfTrainRecipe.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
         recipe.check()
-    except FileNotFoundError as error:
-        raise DataError(f"{path} does not exist; name a recipe, such as training/recipes/gram-r2/3b.toml.") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise DataError(f"{path} is not TOML ({error}); correct it.") from error
-    except ValidationError as error:
-        wrong = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'the recipe'}: {e['msg']}" for e in error.errors())
-        raise DataError(f"{path}: {wrong}.") from error
     except DataError as error:
         raise DataError(f"{path}: {error}") from error
     return recipe

@@ -16,7 +16,7 @@ from transformers import PreTrainedTokenizerBase
 
 from service.judging.base import Family
 from service.manifest import JudgeEntry, Manifest, SelfTest
-from training.configs import OutputSection
+from training.configs import OutputSection, SelfTestSection
 from training.data.pairs import Pair
 from training.stages.saving import whole_directory
 
@@ -35,7 +35,7 @@ class Judged:
     p_orders: tuple[float, float]
 
 
-def pick_self_test(judged: Sequence[Judged], given: SelfTest | None = None) -> SelfTest | None:
+def pick_self_test(judged: Sequence[Judged], given: SelfTestSection | None) -> SelfTest | None:
     """The recipe's own pair if the model gets it right, else the short pair the model is surest of.
 
     Only pairs that both orders get right will do; None if there is none. The service asks for half of the confidence

@@ -20,7 +20,6 @@ from torch.utils.data import Dataset
 from transformers import TrainerCallback
 
 from service.judging import gram, gram_r2
-from service.manifest import SelfTest
 from service.tokenization import ChatTokenizer
 from training.configs import AdaptRecipe, FinetuneRecipe
 from training.data.pairs import DataError, Pair
@@ -39,7 +38,7 @@ from training.stages.models import (
     with_adapters,
 )
 from training.stages.reading import make_readable
-from training.stages.run import arguments, processes, shard_untrained, train, write_figures
+from training.stages.run import arguments, processes, train, write_figures
 
 JUDGMENT_ROOM = 1.5
 """A served judgment may be this much longer than the longest one that was learned."""
@@ -80,10 +79,7 @@ def finetune(
         processing_class=tokenizer,
         callbacks=list(callbacks),
     )
-    if len(dataset):
-        train(trainer, resume=resume)
-    else:
-        shard_untrained(trainer)
+    train(trainer, resume=resume)
     judged = _final(recipe, trainer, held_out)
     _export(recipe, trainer, model, tokenizer, judged, judgments)
     return trainer
@@ -169,8 +165,7 @@ def _export(
     state = gathered_state(trainer)
     if state is None:
         return
-    given = recipe.output.self_test
-    test = pick_self_test(judged, SelfTest(given.prompt, given.chosen, given.rejected, 0.5) if given else None)
+    test = pick_self_test(judged, recipe.output.self_test)
     longest = int(model.config.max_position_embeddings)
     entries = [entry(recipe.output.judge, gram.FAMILY, longest - 1, 0, test)]
     if judgments is not None:

@@ -34,7 +34,6 @@ from transformers import PreTrainedTokenizerBase, TrainerCallback
 
 from service.judging.base import PairwiseFamily, require_pairwise
 from service.judging.registry import get_family
-from service.manifest import SelfTest
 from service.tokenization import ChatTokenizer
 from service.types import Comparison, Message, Rendered
 from training.data.lengths import fit
@@ -353,8 +352,7 @@ def _export(
     state = gathered_state(trainer)
     if state is None:
         return
-    given = recipe.output.self_test
-    test = pick_self_test(judged, SelfTest(given.prompt, given.chosen, given.rejected, 0.5) if given else None)
+    test = pick_self_test(judged, recipe.output.self_test)
     longest = int(model.config.max_position_embeddings)
     most = recipe.output.max_rationale_tokens or recipe.rollout.max_tokens
     entries = (entry(recipe.output.judge, trainer.family, longest - most, most, test),)

@@ -28,7 +28,6 @@ from transformers import EvalPrediction, TrainerCallback, TrainingArguments
 
 from service.judging import scalar
 from service.judging.base import sigmoid
-from service.manifest import SelfTest
 from service.tokenization import ChatTokenizer
 from service.types import Rendered
 from training.configs import RewardRecipe
@@ -42,7 +41,7 @@ from training.stages.examples import CUT, Batch, Example, Span, collate
 from training.stages.export import Judged, entry, gathered_state, pick_self_test, save_model, write_checkpoint
 from training.stages.models import check_positions, load_causal, load_scalar, load_tokenizer, with_adapters
 from training.stages.reading import ReadableHead
-from training.stages.run import arguments, processes, shard_untrained, train, write_figures
+from training.stages.run import arguments, processes, train, write_figures
 from training.stages.trainer import StageTrainer
 
 log = logging.getLogger(__name__)
@@ -85,10 +84,7 @@ def train_reward(
         callbacks=list(callbacks),
         compute_metrics=rewarded,
     )
-    if len(dataset):
-        train(trainer, resume=resume)
-    else:
-        shard_untrained(trainer)
+    train(trainer, resume=resume)
     judged = _final(recipe, trainer, held_out)
     _export(recipe, trainer, model, tokenizer, judged)
     return trainer
@@ -299,8 +295,7 @@ def _export(recipe: RewardRecipe, trainer: RewardTrainer, model: Any, tokenizer:
     if state is None:
         return
     state = {name: value for name, value in state.items() if "text_head." not in name}
-    given = recipe.output.self_test
-    test = pick_self_test(judged, SelfTest(given.prompt, given.chosen, given.rejected, 0.5) if given else None)
+    test = pick_self_test(judged, recipe.output.self_test)
     judge = entry(recipe.output.judge, scalar.FAMILY, int(model.config.max_position_embeddings), 0, test)
 
     def base() -> Any:

@@ -132,7 +132,13 @@ def _decay(schedule: ScheduleSection, steps: int) -> dict[str, Any]:
 
 
 def train(trainer: Any, *, resume: bool) -> None:
-    """Run the training loop, from the last saved state if asked to. Raises `DataError` when there is none."""
+    """Run the training loop, from the last saved state if asked to; nothing to train on leaves the weights as they are.
+
+    Raises `DataError` when there is no state to go on from.
+    """
+    if not len(trainer.train_dataset):
+        _shard_untrained(trainer)
+        return
     runs = Path(trainer.args.output_dir)
     state = get_last_checkpoint(str(runs)) if runs.is_dir() else None
     if resume and state is None:
@@ -146,7 +152,7 @@ def train(trainer: Any, *, resume: bool) -> None:
             draw_curves([runs / HISTORY], runs / "curves.png")
 
 
-def shard_untrained(trainer: Any) -> None:
+def _shard_untrained(trainer: Any) -> None:
     """What the training loop does first, for a run of no pairs: FSDP2 shards a model with its optimizer only."""
     if trainer.is_fsdp_enabled:
         trainer.create_optimizer()

@@ -26,7 +26,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallba
 
 from service.judging.base import PairwiseFamily, require_pairwise
 from service.judging.registry import get_family
-from service.manifest import JudgeEntry, SelfTest
+from service.manifest import JudgeEntry
 from service.tokenization import ChatTokenizer
 from training.data.judgments import read_judgments
 from training.data.pairs import DataError, Pair
@@ -184,8 +184,7 @@ def _export(
         return
     entries: tuple[JudgeEntry, ...] = ()
     if writer is not None:
-        given = recipe.output.self_test
-        test = pick_self_test(judged, SelfTest(given.prompt, given.chosen, given.rejected, 0.5) if given else None)
+        test = pick_self_test(judged, recipe.output.self_test)
         longest = int(model.config.max_position_embeddings)
         entries = (entry(recipe.output.judge, writer.family, longest - writer.most, writer.most, test),)
 

@@ -105,33 +105,48 @@ def fit(
     judge: Judge, batches: Iterator[Batch], plan: Plan, objective: Objective, trained: nn.Module, seed: int
 ) -> float:
     """Train ``trained`` (the judge or a part of it) for the plan's steps; returns the mean loss of the last tenth."""
-    judge.train()
+    order = torch.Generator().manual_seed(seed)
+
+    def loss() -> Tensor:
+        batch = next(batches)
+        return objective(judge, batch, torch.rand(len(batch.gap), generator=order) < 0.5)
+
+    return descend(judge, plan, trained, loss)
+
+
+def descend(model: nn.Module, plan: Plan, trained: nn.Module, next_loss: Callable[[], Tensor]) -> float:
+    """The plan's steps, each on the loss of the next batch; returns the mean loss of the last tenth."""
+    model.train()
     parameters = list(trained.parameters())
     optimizers, schedules = optimizers_of(trained, plan)
-    order = torch.Generator().manual_seed(seed)
     losses: list[float] = []
     for _ in range(plan.steps):
-        batch = next(batches)
-        loss = objective(judge, batch, torch.rand(len(batch.gap), generator=order) < 0.5)
+        loss = next_loss()
         loss.backward()
         nn.utils.clip_grad_norm_(parameters, 1.0)
         for optimizer, schedule in zip(optimizers, schedules, strict=True):
             optimizer.step()
             schedule.step()
-        judge.zero_grad(set_to_none=True)
+        model.zero_grad(set_to_none=True)
         losses.append(loss.item())
-    judge.eval()
+    model.eval()
     last = losses[-max(1, plan.steps // 10) :]
     return sum(last) / len(last)
 
 
 def epochs_of(pairs: PairSet, batch: int, seed: int) -> Iterator[Batch]:
-    """Batches of a fixed set without end, reshuffled each epoch; a last short batch is filled from the next epoch."""
-    everything, rng, rows = Batch.of(pairs), np.random.default_rng(seed), np.zeros(0, np.int64)
+    """Batches of a fixed set without end."""
+    everything = Batch.of(pairs)
+    return (everything.take(rows) for rows in rows_of_epochs(len(pairs), batch, seed))
+
+
+def rows_of_epochs(count: int, batch: int, seed: int) -> Iterator[Tensor]:
+    """Row numbers [batch] without end, reshuffled each epoch; a last short batch is filled from the next epoch."""
+    rng, rows = np.random.default_rng(seed), np.zeros(0, np.int64)
     while True:
         while len(rows) < batch:
-            rows = np.concatenate([rows, rng.permutation(len(pairs))])
-        yield everything.take(torch.from_numpy(rows[:batch]))
+            rows = np.concatenate([rows, rng.permutation(count)])
+        yield torch.from_numpy(rows[:batch])
         rows = rows[batch:]
 
 

@@ -48,27 +48,32 @@ def response_ids(marked: Integers) -> Tensor:
     return torch.from_numpy(np.concatenate([marked[:, :-1], mark], axis=1))
 
 
+def new_transformer(shape: Shape, vocabulary: int) -> Qwen3ForCausalLM:
+    """A study's transformer with random weights."""
+    config = Qwen3Config(
+        vocab_size=vocabulary,
+        hidden_size=shape.width,
+        num_hidden_layers=shape.layers,
+        num_attention_heads=shape.heads,
+        num_key_value_heads=shape.heads,
+        head_dim=shape.width // shape.heads,
+        intermediate_size=3 * shape.width,
+        max_position_embeddings=64,
+        tie_word_embeddings=False,  # stage 1 never predicts cue and labels: tied, they would become one vector
+        bos_token_id=None,
+        eos_token_id=None,
+        pad_token_id=None,
+    )
+    config._attn_implementation = "sdpa"
+    return Qwen3ForCausalLM(config)
+
+
 class Judge(nn.Module):
     """A transformer that can write (`language_model_rows`) and, in two ways, compare (`log_odds`)."""
 
     def __init__(self, shape: Shape) -> None:
         super().__init__()
-        config = Qwen3Config(
-            vocab_size=VOCABULARY,
-            hidden_size=shape.width,
-            num_hidden_layers=shape.layers,
-            num_attention_heads=shape.heads,
-            num_key_value_heads=shape.heads,
-            head_dim=shape.width // shape.heads,
-            intermediate_size=3 * shape.width,
-            max_position_embeddings=64,
-            tie_word_embeddings=False,  # stage 1 never predicts cue and labels: tied, they would become one vector
-            bos_token_id=None,
-            eos_token_id=None,
-            pad_token_id=None,
-        )
-        config._attn_implementation = "sdpa"
-        self.body = Qwen3ForCausalLM(config)
+        self.body = new_transformer(shape, VOCABULARY)
 
     def hidden(self, ids: Tensor) -> Tensor:
         """Last hidden states [B, T, D] of ``ids`` [B, T]."""

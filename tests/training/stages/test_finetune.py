@@ -9,42 +9,20 @@ from typing import Any
 import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from service.judging import gram
 from service.manifest import Manifest
 from service.tokenization import ChatTokenizer
 from service.types import Comparison
 from tests.support.tiny_training import SCRATCH, adapt_recipe, finetune_recipe, pairs, pretrain_recipe
+from tests.support.trainer_callbacks import Gradients, Interrupt
 from training.data.judgments import WrittenJudgment, write_judgments
 from training.stages.finetune import finetune
 from training.stages.judging import JudgeTrainer
 from training.stages.pretrain import pretrain
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*pin_memory.*:UserWarning")
-
-
-class Interrupt(TrainerCallback):
-    """Ends a run the hard way after a step."""
-
-    def __init__(self, step: int) -> None:
-        self.step = step
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        if state.global_step == self.step:
-            raise KeyboardInterrupt
-
-
-class Gradients(TrainerCallback):
-    """The gradient of the first optimizer step, before it is clipped away by nothing."""
-
-    def __init__(self) -> None:
-        self.found: dict[str, torch.Tensor] = {}
-
-    def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if not self.found:
-            named = kwargs["model"].named_parameters()
-            self.found = {name: p.grad.detach().clone() for name, p in named if p.grad is not None}
 
 
 def losses(run: Path) -> list[float]:

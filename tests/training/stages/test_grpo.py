@@ -8,12 +8,13 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, TrainerCallback
+from transformers import AutoModelForCausalLM
 
 from service.judging import rm_r1
 from service.manifest import Manifest
 from service.tokenization import ChatTokenizer
 from tests.support.tiny_training import SCRATCH, TOKENIZER, pairs, tables
+from tests.support.trainer_callbacks import Interrupt
 from training.configs import ModelSection, PrecisionSection
 from training.data.demo_files import as_pair
 from training.data.pairs import DataError, Pair, write_pairs
@@ -44,12 +45,6 @@ def recipe_of(directory: Path, **changes: Any) -> GrpoRecipe:
     made["data"]["train"] = (str(directory / "train.jsonl"),)
     made["data"]["evaluation"] = merged["data"]["evaluation"]
     return GrpoRecipe.model_validate({**made, "rollout": rollout, "family": "gram_r2"})
-
-
-class Interrupt(TrainerCallback):
-    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        if state.global_step == 3:
-            raise KeyboardInterrupt
 
 
 @pytest.fixture(scope="module")
@@ -162,7 +157,7 @@ def test_a_killed_run_goes_on_between_rollouts_to_the_same_weights(
     assert [row["step"] for row in trainer.state.log_history if "eval_both_orders" in row] == [2, 4]
     halted = recipe_of(tmp_path, version="halted", output={"directory": str(tmp_path / "halted")}, **common)
     with pytest.raises(KeyboardInterrupt):
-        grpo(halted, callbacks=[Interrupt()])
+        grpo(halted, callbacks=[Interrupt(3)])
     grpo(halted, resume=True)
     first, second, begun = (
         AutoModelForCausalLM.from_pretrained(tmp_path / name).state_dict() for name in ("whole", "halted", "start")

@@ -17,6 +17,7 @@ from service.manifest import Manifest
 from service.tokenization import ChatTokenizer
 from service.types import Message, Rendered
 from tests.support.tiny_training import SCRATCH, SHAPE, TOKENIZER, pairs, tables
+from tests.support.trainer_callbacks import Gradients, Interrupt
 from training.data.judgments import WrittenJudgment, write_judgments
 from training.data.pairs import DataError, Pair
 from training.data.writing import Text, write_texts
@@ -50,25 +51,6 @@ def reason_recipe(directory: Path, **changes: Any) -> ReasonRecipe:
     train = changes.pop("train", None) or write_rows(directory / "judgments.jsonl")
     data = {"train": (train,), "swap": "none", **changes.pop("data", {})}
     return ReasonRecipe.model_validate(tables(directory, "reason", data=data, **changes))
-
-
-class Interrupt(TrainerCallback):
-    def __init__(self, step: int) -> None:
-        self.step = step
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        if state.global_step == self.step:
-            raise KeyboardInterrupt
-
-
-class Gradients(TrainerCallback):
-    def __init__(self) -> None:
-        self.found: dict[str, torch.Tensor] = {}
-
-    def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if not self.found:
-            named = kwargs["model"].named_parameters()
-            self.found = {name: p.grad.detach().clone() for name, p in named if p.grad is not None}
 
 
 def weights(directory: str) -> dict[str, torch.Tensor]:

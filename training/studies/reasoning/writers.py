@@ -6,18 +6,18 @@ answered depends on its own numbers alone, not on the rows beside it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from transformers import DynamicCache, Qwen3Config, Qwen3ForCausalLM
+from transformers import DynamicCache
 
 from training.objectives.language_model import language_model_loss
 from training.studies.backbone import derived_seed, random_for
-from training.studies.fitting import Plan, optimizers_of
-from training.studies.judges import LABEL_A, LABEL_B, Shape
+from training.studies.fitting import Plan, descend, rows_of_epochs
+from training.studies.judges import LABEL_A, LABEL_B, Shape, new_transformer
 from training.studies.reasoning.rationales import PAD, WORDS, Cases, Floats
 from training.studies.tasks import Integers
 
@@ -30,22 +30,7 @@ class Writer(nn.Module):
 
     def __init__(self, shape: Shape, words: int = WORDS) -> None:
         super().__init__()
-        config = Qwen3Config(
-            vocab_size=words,
-            hidden_size=shape.width,
-            num_hidden_layers=shape.layers,
-            num_attention_heads=shape.heads,
-            num_key_value_heads=shape.heads,
-            head_dim=shape.width // shape.heads,
-            intermediate_size=3 * shape.width,
-            max_position_embeddings=64,
-            tie_word_embeddings=False,
-            bos_token_id=None,
-            eos_token_id=None,
-            pad_token_id=None,
-        )
-        config._attn_implementation = "sdpa"
-        self.body = Qwen3ForCausalLM(config)
+        self.body = new_transformer(shape, words)
 
     def logits(self, prompt: Tensor, text: Tensor) -> Tensor:
         """[B, T, V]: before each token of ``text`` [B, T], given ``prompt`` [B, P]."""
@@ -103,30 +88,8 @@ def text_loss(writer: Writer, rows: Rows) -> Tensor:
 
 def learn(writer: Writer, rows: Rows, plan: Plan, seed: int, objective: Objective = text_loss) -> float:
     """Train for the plan's steps on a fixed set, reshuffled each epoch; returns the mean loss of the last tenth."""
-    writer.train()
-    optimizers, schedules = optimizers_of(writer, plan)
-    losses: list[float] = []
-    for _, batch in zip(range(plan.steps), _epochs(len(rows), plan.batch, seed), strict=False):
-        loss = objective(writer, rows.take(batch))
-        loss.backward()
-        nn.utils.clip_grad_norm_(writer.parameters(), 1.0)
-        for optimizer, schedule in zip(optimizers, schedules, strict=True):
-            optimizer.step()
-            schedule.step()
-        writer.zero_grad(set_to_none=True)
-        losses.append(loss.item())
-    writer.eval()
-    last = losses[-max(1, plan.steps // 10) :]
-    return sum(last) / len(last)
-
-
-def _epochs(count: int, batch: int, seed: int) -> Iterator[Tensor]:
-    rng, rows = np.random.default_rng(seed), np.zeros(0, np.int64)
-    while True:
-        while len(rows) < batch:
-            rows = np.concatenate([rows, rng.permutation(count)])
-        yield torch.from_numpy(rows[:batch])
-        rows = rows[batch:]
+    batches = rows_of_epochs(len(rows), plan.batch, seed)
+    return descend(writer, plan, writer, lambda: objective(writer, rows.take(next(batches))))
 
 
 @dataclass(frozen=True, slots=True)
