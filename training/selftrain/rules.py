@@ -3,6 +3,7 @@
 The paper (arXiv 2509.02492) drops rationales that are too long, miss a part, disagree with the label or are malformed;
 it gives no thresholds. Two rules are added for what sampled text is known for: copying its prompt, and going round in
 circles (measured as in Gopher's filters, arXiv 2112.11446, appendix A.1: the share of text that has been there before).
+What the prompt says of the form of a proof does not count as copied: every proof has that form.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 from service.types import Comparison
-from training.data.proofs import Fault, Letter, Proof, ProofError, Sections, says_better
+from training.data.proofs import Fault, Letter, Proof, ProofError, Sections, render_prover_alone, says_better
 from training.data.texts import words
 
 Rule = Literal[Fault, "empty", "too long", "repeats the prompt", "repeats itself"]
@@ -23,6 +24,8 @@ COPY_RUN = 8
 REPEAT_RUN = 4
 FEWEST = 16
 """Texts of fewer words than this are too short to speak of repetition."""
+_TASK = words(render_prover_alone().messages[0].content.partition("\n\n")[0])
+"""What the prover is asked to do, before the form it is to do it in."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +75,7 @@ def _habit(texts: Sequence[str], shown: Comparison, limits: Limits) -> Rule | No
 
 def _prompt_words(shown: Comparison) -> list[list[str]]:
     turns = [message.content for message in shown.prompt.messages]
-    return [words(text) for text in (*turns, shown.first.text, shown.second.text)]
+    return [_TASK, *(words(text) for text in (*turns, shown.first.text, shown.second.text))]
 
 
 def copied_share(said: Sequence[str], sources: Iterable[Sequence[str]]) -> float:

@@ -1,7 +1,8 @@
 """A teacher behind any OpenAI-compatible endpoint (``/v1/chat/completions``), asked patiently.
 
-What may pass - timeouts, lost connections, 408, 429 and 5xx, replies that are no completion - is tried again after a
-growing wait with jitter, or after the ``Retry-After`` the server names. What cannot pass ends the run.
+What may pass - timeouts, lost connections, 408, 409, 425, 429 and 5xx, replies that are no completion - is tried again
+after a growing wait with jitter, or after the ``Retry-After`` the server names. A question that is refused (any other
+4xx, as for one too long) is not asked again; a refused key, address or model ends the run.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from training.generation.outcomes import Failure, GenerationError
 
 LONGEST_WAIT = 60.0
 """Seconds between two tries at most."""
+REFUSED = "teacher_refused"
 _PASSING = {408, 409, 425, 429}
 _HOPELESS = {401: "refuses the key", 403: "refuses the key", 404: "does not know this address or model"}
 
@@ -30,7 +32,8 @@ Messages = Sequence[Mapping[str, str]]
 class Endpoint:
     """Where and how to ask. ``key_variable`` names the environment variable that holds the key; none is sent without.
 
-    Times are seconds; ``temperature`` 0 asks for the likeliest text.
+    Times are seconds, ``timeout`` that of one try from the question to the last byte; ``temperature`` 0 asks for the
+    likeliest text.
     """
 
     url: str
@@ -85,6 +88,8 @@ class Teacher:
             if isinstance(found, Reply):
                 return found
             failure = found
+            if failure.code == REFUSED:
+                break
             if attempt + 1 < self.endpoint.tries:
                 growing = min(LONGEST_WAIT, self.endpoint.first_wait * 2**attempt) * self._jitter.uniform(0.5, 1.5)
                 await asyncio.sleep(growing if wait is None else min(LONGEST_WAIT, wait))
@@ -94,10 +99,11 @@ class Teacher:
         e = self.endpoint
         body = {"model": e.model, "messages": list(messages), "max_tokens": e.max_tokens, "temperature": e.temperature}
         try:
-            response = await self._client.post(f"{e.url.rstrip('/')}/v1/chat/completions", json=body)
-        except httpx.TimeoutException:
+            async with asyncio.timeout(e.timeout):  # the client's own limit is one of each read: a drip would pass it
+                response = await self._client.post(f"{e.url.rstrip('/')}/v1/chat/completions", json=body)
+        except (TimeoutError, httpx.TimeoutException):
             return Failure("teacher_timeout", f"No answer within {e.timeout:g} s."), None
-        except httpx.TransportError as error:
+        except httpx.RequestError as error:
             return Failure("teacher_unavailable", f"{type(error).__name__}: the connection failed."), None
         status = response.status_code
         if status in _HOPELESS:
@@ -105,7 +111,7 @@ class Teacher:
         if status in _PASSING or status >= 500:
             return Failure("teacher_unavailable", f"Status {status}."), _seconds(response.headers.get("retry-after"))
         if status != 200:
-            return Failure("teacher_refused", f"Status {status}."), None
+            return Failure(REFUSED, f"Status {status}."), None
         return _reply(response), None
 
 

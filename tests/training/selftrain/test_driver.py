@@ -205,7 +205,8 @@ def test_a_prover_that_repeats_its_prompt_is_counted(tmp_path: Path, scripts: Sc
     scripts.prover = parrot
     run = recipe(tmp_path)
     selftrain(run)
-    assert _steps(run)["start/proofs"]["dropped"]["malformed"] > 2
+    assert _steps(run)["start/proofs"]["dropped"]["repeats the prompt"] > 2
+    assert "| dropped: repeats the prompt |" in (run.run / "card.md").read_text()
 
 
 def test_both_orders_make_two_claims(tmp_path: Path, scripts: Scripts) -> None:

@@ -34,6 +34,7 @@ def test_a_good_proof_passes() -> None:
 
 CIRCLES = "Response A is right and response B is not right. " * 6
 QUOTED = f"{SHOWN.prompt.messages[0].content} {SHOWN.first.text} {SHOWN.second.text} Yes."
+PROMPT = render_prover(SHOWN, "A").messages[0].content
 
 
 @pytest.mark.parametrize(
@@ -49,7 +50,10 @@ QUOTED = f"{SHOWN.prompt.messages[0].content} {SHOWN.first.text} {SHOWN.second.t
         (_written("Response A is better."), "malformed"),
         (_written(to_proof(Sections("f </think>", "c", "Response A is better."), "A")), "malformed"),
         (_written(to_proof(Sections(QUOTED, "c", "Response A is better."), "A")), "repeats the prompt"),
-        (_written(render_prover(SHOWN, "A").messages[0].content.partition("[User Question]")[2]), "repeats the prompt"),
+        (_written(PROMPT), "repeats the prompt"),
+        (_written(PROMPT.partition("[User Question]")[0]), "repeats the prompt"),
+        (_written(PROMPT.partition("[User Question]")[2]), "repeats the prompt"),
+        (_written(to_proof(Sections(PROMPT.partition("Write")[0], "c", "c"), "A")), "repeats the prompt"),
         (_written(to_proof(Sections(CIRCLES, "c", "Response A is better."), "A")), "repeats itself"),
         (_written("A is right. " * 30), "repeats itself"),
     ],

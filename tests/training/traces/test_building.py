@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
@@ -16,6 +17,7 @@ import pytest
 
 from service.judging.rm_r1 import INSTRUCT
 from training.data.demo_files import as_pair
+from training.data.demo_rubrics import trace
 from training.data.demo_tasks import TASKS, DemoPair
 from training.data.judgments import WrittenJudgment, read_judgments
 from training.data.pairs import DataError, Pair, read_objects
@@ -155,25 +157,104 @@ def test_patience_ends_and_says_why() -> None:
     assert len(asked) == 3
 
 
-def test_a_teacher_that_does_not_answer_in_time() -> None:
+def test_a_refused_question_is_not_asked_again() -> None:
+    with scripted([(400, {})]) as (url, asked):
+        assert ask(url).code == "teacher_refused"
+    assert len(asked) == 1
+
+
+def test_a_teacher_that_is_not_there() -> None:
     with demo_teacher({}) as url:
-        host = url.removeprefix("http://")
-    assert ask(f"http://{host}", tries=2).code == "teacher_unavailable", "nobody listens there any more"
+        pass
+    assert ask(url, tries=2).code == "teacher_unavailable"
 
 
-def test_a_slow_teacher_times_out(monkeypatch: pytest.MonkeyPatch) -> None:
+@contextmanager
+def slow(drip: bool) -> Iterator[str]:
+    """A server that says nothing for half a second, or that keeps saying very little."""
+
     class Slow(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
-            import time
-
-            time.sleep(0.5)
+            if drip:
+                self.send_response(200)
+                self.end_headers()
+            with suppress(OSError):  # nobody listens any more
+                for _ in range(50):
+                    time.sleep(0.01)
+                    self.wfile.write(b" " * drip)
 
         def log_message(self, format: str, *args: Any) -> None: ...
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Slow)
     Thread(target=server.serve_forever, daemon=True).start()
     try:
-        assert ask(f"http://127.0.0.1:{server.server_address[1]}", timeout=0.1, tries=2).code == "teacher_timeout"
+        yield f"http://127.0.0.1:{server.server_address[1]}"
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+@pytest.mark.parametrize("drip", [False, True])
+def test_a_slow_teacher_times_out(drip: bool) -> None:
+    with slow(drip) as url:
+        assert ask(url, timeout=0.1, tries=2).code == "teacher_timeout"
+
+
+def test_what_times_out_or_stays_empty_is_counted_listed_and_never_kept(tmp_path: Path) -> None:
+    """Of three pairs one is never answered and one is answered with nothing, twice; later the teacher is well again."""
+    pairs, lessons = drawn(3)
+    cases = cases_of(pairs, "random", 1)
+    facts = lessons_of(cases, lessons)
+    late, silent, fine = (f"{case.pair.id}/{case.order}" for case in cases)
+    plan = dict(zip(facts, ("late", "silent", "fine"), strict=True))
+    asked: Counter[str] = Counter()
+
+    def reply(messages: Any, well: bool) -> tuple[int, Any]:
+        key = question_key(messages[: next(i for i, m in enumerate(messages) if m["role"] == "user") + 1])
+        asked[plan[key]] += 1
+        if plan[key] == "late" and not well:
+            time.sleep(0.4)
+        text = "  " if plan[key] == "silent" else trace(*facts[key])
+        return 200, {"choices": [{"message": {"content": text}, "finish_reason": "stop"}]}
+
+    with talking(lambda messages: reply(messages, False)) as url:
+        card = build(cases, tmp_path, url, timeout=0.2, tries=2)
+    assert asked == {"late": 2, "silent": 2, "fine": 1}
+    assert (card["asked"], card["kept"], card["dropped"]) == (3, 1, 2)
+    assert card["first_pass"] == {"empty": 1, "teacher_timeout": 1} and card["second_pass"] == {"empty": 1}
+    rows = [data for _, data in read_objects(tmp_path / "dropped.jsonl")]
+    assert [(f"{row['id']}/{row['order']}", row["first"], row["second"]) for row in rows] == [
+        (late, "teacher_timeout", None),
+        (silent, "empty", "empty"),
+    ]
+    assert [f"{row.pair.id}/{row.order}" for row in read_judgments(tmp_path / "traces.jsonl")] == [fine]
+    assert "| teacher_timeout | 1 | 0 |" in (tmp_path / "card.md").read_text("utf-8")
+    with talking(lambda messages: reply(messages, True)) as url:
+        card = build(cases, tmp_path, url)
+    assert asked == {"late": 3, "silent": 2, "fine": 1}, "only what may have passed is asked again"
+    assert (card["kept"], card["first_pass"]) == (2, {"empty": 1})
+
+
+@contextmanager
+def talking(reply: Callable[[Any], tuple[int, Any]]) -> Iterator[str]:
+    """A server whose answers are made of the conversation."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            status, data = reply(json.loads(self.rfile.read(int(self.headers["content-length"])))["messages"])
+            body = json.dumps(data).encode()
+            with suppress(OSError):  # whoever asked has left
+                self.send_response(status)
+                self.send_header("content-length", str(len(body)))
+                self.end_headers()
+                self.wfile.write(body)
+
+        def log_message(self, format: str, *args: Any) -> None: ...
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        yield f"http://127.0.0.1:{server.server_address[1]}"
     finally:
         server.shutdown()
         server.server_close()
