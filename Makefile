@@ -110,5 +110,6 @@ $(VENV)/gpu.stamp: requirements/gpu.txt | $(PY)
 # After the runtime: one pip at a time in one environment, also under make -j.
 $(TOOLS): requirements/dev.txt | $(RUNTIME)
 	$(PIP) --no-deps -r requirements/dev.txt
+	$(PIP) --no-deps --no-build-isolation --no-index --editable client
 	@$(COMPILE)
 	@touch $@

@@ -10,7 +10,9 @@ from functools import cache
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-PACKAGES = ("service", "client", "training", "benchmarks", "examples")
+PACKAGES = ("service", "gram_client", "training", "benchmarks", "examples")
+ABOVE = {"gram_client": "client"}
+"""Folders that hold a package of another distribution."""
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 
 
@@ -51,8 +53,9 @@ def modules(root: Path = ROOT, packages: tuple[str, ...] = PACKAGES) -> list[Mod
     """Every Python file of the packages, sorted by name."""
     found = []
     for package in packages:
-        for path in (root / package).rglob("*.py"):
-            parts = path.relative_to(root).with_suffix("").parts
+        above = root / ABOVE.get(package, "")
+        for path in (above / package).rglob("*.py"):
+            parts = path.relative_to(above).with_suffix("").parts
             name = ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
             found.append(Module(name, path, path.read_text(encoding="utf-8")))
     return sorted(found, key=lambda module: module.name)

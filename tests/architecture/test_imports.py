@@ -133,7 +133,8 @@ ROOMS: dict[str, Room] = {
     "service.startup": Room(("service",), ("prometheus_client",)),
     "service.app": Room(("service",), ("fastapi", "starlette")),
     "service.__main__": Room(("service",), ("fastapi", "uvicorn", "uvloop")),
-    "client": Room((), ("httpx",)),
+    # A distribution of its own, for the environments of trainers: nothing of this project, nothing but httpx.
+    "gram_client": Room((), ("httpx",)),
     "training": Room(),
     "training.__main__": Room(("training", "service.errors")),
     # Thin: arguments in, one call; each command imports its own work when it runs.
@@ -192,7 +193,7 @@ ROOMS: dict[str, Room] = {
             # A judge in this process is started as the service starts it.
             *("service.judge", "service.scoring", "service.settings", "service.startup"),
             "service.engines",
-            "client",
+            "gram_client",
         ),
         ("torch", "transformers", "matplotlib", "numpy", "scipy", "httpx", "tqdm", "prometheus_client", "jinja2"),
     ),
@@ -209,7 +210,7 @@ ROOMS: dict[str, Room] = {
             "service.tokenization",
             "service.scoring",
             "service.engines",
-            "client",
+            "gram_client",
         ),
         ("torch", "transformers", "accelerate", "peft", "trl", "datasets", "tqdm", "numpy"),
     ),
@@ -219,11 +220,11 @@ ROOMS: dict[str, Room] = {
         ("pydantic", "matplotlib", "numpy", "tqdm"),
     ),
     # They measure the whole house from outside, each against its own opponent.
-    "benchmarks": Room(("service", "training", "client"), ("httpx", "matplotlib", "psutil", "rich")),
+    "benchmarks": Room(("service", "training", "gram_client"), ("httpx", "matplotlib", "psutil", "rich")),
     "benchmarks.offline": Room(("service",), ("vllm", "prometheus_client")),
     "benchmarks.train_steps": Room(("training",), ("torch", "transformers")),
     "benchmarks.one_pair": Room((), ("torch", "transformers")),
-    "examples": Room(("client",), ("httpx",)),
+    "examples": Room(("gram_client",), ("httpx",)),
 }
 
 
@@ -263,7 +264,7 @@ def test_imports_follow_the_law() -> None:
 def test_every_declared_service_room_exists_or_is_announced() -> None:
     """A room that was renamed must not leave its old permissions behind."""
     names = {module.name for module in modules()}
-    announced = {"client", "examples"}
+    announced = {"examples"}
     stale = [key for key in ROOMS if key.removesuffix(".*") not in names | announced]
     assert not stale
 
