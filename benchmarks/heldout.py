@@ -51,7 +51,9 @@ class Outcome:
 
 
 def add_arguments(parser: ArgumentParser) -> None:
-    parser.add_argument("--pairs", type=int, default=2000, help="pairs for /compare (default 2000)")
+    parser.add_argument(
+        "--pairs", type=int, default=2000, help="pairs for /compare (default 2000; 0 for a judge that only writes)"
+    )
     parser.add_argument(
         "--rationales", type=int, default=2000, help="pairs for /rationale, the first so many (default 2000)"
     )
@@ -158,21 +160,13 @@ def _report(
     arguments: Namespace,
 ) -> Report:
     tasks, written_tasks = by_task(compared), by_task(written)
-    rows = [[task, *_accuracy(tasks[task]), *_accuracy(written_tasks.get(task))] for task in tasks]
+    names = tasks or written_tasks
+    rows = [[task, *_accuracy(tasks.get(task)), *_accuracy(written_tasks.get(task))] for task in names]
     rows.append(["all", *_accuracy(_total(tasks)), *_accuracy(_total(written_tasks))])
-    flips = sum(not outcome.consistent for outcome in compared) / len(compared)
-    mass = math.fsum(outcome.label_mass or 0.0 for outcome in compared) / len(compared)
-    bars = _compare_bars(tasks, flips, mass, baselines)
+    bars = _compare_bars(compared) if compared else []
+    bars += [Bar(f"{name}-only baseline accuracy", accuracy, "<=", 0.55) for name, accuracy in baselines.items()]
     failed = sum(math.isnan(outcome.p_right) for outcome in (*compared, *written))
-    raw: dict[str, Any] = {
-        "seed": arguments.seed,
-        "compare": tasks,
-        "rationale": written_tasks,
-        "flip_rate": flips,
-        "label_mass": mass,
-        "baselines": baselines,
-        "failed": failed,
-    }
+    raw: dict[str, Any] = {"seed": arguments.seed, "compare": tasks, "rationale": written_tasks, "failed": failed}
     notes = [f"Seed {arguments.seed}; intervals are 95 % (Wilson); {failed} failed judgments, counted as wrong."]
     if written:
         stated = Faithfulness.of(one for outcome in written for one in outcome.checked)
@@ -188,16 +182,16 @@ def _report(
     return Report("heldout", SUMMARY, headers, rows, bars, raw, notes)
 
 
-def _compare_bars(
-    tasks: dict[str, tuple[int, int]], flips: float, mass: float, baselines: dict[str, float]
-) -> list[Bar]:
+def _compare_bars(compared: Sequence[Outcome]) -> list[Bar]:
+    tasks = by_task(compared)
+    flips = sum(not outcome.consistent for outcome in compared) / len(compared)
+    mass = math.fsum(outcome.label_mass or 0.0 for outcome in compared) / len(compared)
     return [
         Bar("/compare accuracy", _share(_total(tasks)), ">=", 0.95),
         Bar("/compare flips between the orders", flips, "<=", 0.03),
         Bar("/compare mean label mass", mass, ">=", 0.95),
         Bar("/compare accuracy of the hardest task", min(map(_share, tasks.values())), ">=", 0.90),
         Bar("tasks", len(tasks), ">=", 6),
-        *(Bar(f"{name}-only baseline accuracy", accuracy, "<=", 0.55) for name, accuracy in baselines.items()),
     ]
 
 
@@ -251,9 +245,10 @@ def _total(tasks: dict[str, tuple[int, int]]) -> tuple[int, int]:
 
 def draw_plot(compared: dict[str, tuple[int, int]], written: dict[str, tuple[int, int]], path: Path) -> None:
     """Accuracy by task with its interval, one mark for each endpoint."""
-    figure = Figure(figsize=(7, 0.38 * len(compared) + 1.4), layout="constrained")
+    tasks = compared or written
+    figure = Figure(figsize=(7, 0.38 * len(tasks) + 1.4), layout="constrained")
     axes = figure.add_subplot()
-    names = [*compared, "all"]
+    names = [*tasks, "all"]
     for counts, shift, marker, label in ((compared, -0.14, "o", "/compare"), (written, 0.14, "s", "/rationale")):
         if not counts:
             continue

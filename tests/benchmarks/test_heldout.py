@@ -61,3 +61,15 @@ def test_the_report_sets_votes_against_greedy_on_the_same_pairs() -> None:
     assert bars["votes@8 minus greedy, high end of the 95 % interval"] > 0
     assert "12 greedy judgments state 72 facts" in made.notes[1]
     assert "difference +0.2500" in made.notes[2]
+
+
+def test_a_judge_that_only_writes_is_reported_without_compare() -> None:
+    greedy = [_outcome(i, pair, reply(i)) for i, pair in enumerate(PAIRS)]
+    made = _report([], greedy, [], {"length": 0.5}, Namespace(seed=1, votes=8))
+    assert [bar.what for bar in made.bars] == [
+        "length-only baseline accuracy",
+        "/rationale parsed",
+        "/rationale accuracy",
+        "/rationale stated facts that are true",
+    ]
+    assert made.rows[-1] == ["all", "", "", "0", "1.0000", "0.6097 - 1.0000", "6"]
