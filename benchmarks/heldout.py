@@ -257,8 +257,8 @@ def draw_plot(compared: dict[str, tuple[int, int]], written: dict[str, tuple[int
         shares = [_share(count) for count in counts.values()]
         ends = [wilson_interval(*count) for count in counts.values()]
         errors = [
-            [max(0.0, s - low) for s, (low, _) in zip(shares, ends, strict=True)],
-            [max(0.0, high - s) for s, (_, high) in zip(shares, ends, strict=True)],  # at 1.0, rounding is below 0
+            [s - low for s, (low, _) in zip(shares, ends, strict=True)],
+            [high - s for s, (_, high) in zip(shares, ends, strict=True)],
         ]
         axes.errorbar(shares, places, xerr=errors, fmt=marker, markersize=5, capsize=3, linestyle="none", label=label)
     axes.axvline(0.95, color="grey", linewidth=1, linestyle=":")

@@ -34,10 +34,13 @@ class Interval:
 
 
 def wilson_interval(correct: float, total: float) -> tuple[float, float]:
-    """95 % interval of a proportion (Wilson's score interval, which stays sound near 1). ``total`` may be effective."""
+    """95 % interval of a proportion (Wilson's score interval, which stays sound near 1). ``total`` may be effective.
+
+    It lies in [0, 1] and holds the proportion, also where rounding would put an end past it.
+    """
     p, zz = correct / total, Z95 * Z95 / total
     middle, half = p + zz / 2, Z95 * math.sqrt(p * (1 - p) / total + zz / (4 * total))
-    return (middle - half) / (1 + zz), (middle + half) / (1 + zz)
+    return min(p, max(0.0, (middle - half) / (1 + zz))), max(p, min(1.0, (middle + half) / (1 + zz)))
 
 
 def clustered_interval(

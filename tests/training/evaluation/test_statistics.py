@@ -30,6 +30,15 @@ def test_wilson_interval_holds_the_proportion() -> None:
     assert 0.92 < low < 0.98 < high < 1.0
 
 
+def test_wilson_interval_ends_at_the_proportion_where_that_is_0_or_1() -> None:
+    """To the last bit: a picture's error bars must not be negative by a rounding."""
+    for total in (*range(1, 400), 2_985, 0.7, 4.1):
+        low, high = wilson_interval(0, total)
+        assert low == 0.0 < high < 1.0, total
+        low, high = wilson_interval(total, total)
+        assert 0.0 < low < 1.0 == high, total
+
+
 @pytest.mark.parametrize("correct", [0, 1, 13, 49, 50])
 def test_samples_of_their_own_have_wilsons_interval(correct: int) -> None:
     found = clustered_interval([1.0] * correct + [0.0] * (50 - correct), [str(i) for i in range(50)])

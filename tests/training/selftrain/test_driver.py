@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from matplotlib.figure import Figure
 
 from tests.support.scripted_selftrain import Killed, Scripts, files_of, install, recipe, scripted_proof, write_inputs
 from training.data.judgments import read_judgments
@@ -19,6 +20,7 @@ from training.data.proofs import Proof
 from training.selftrain.card import summary
 from training.selftrain.directory import read_manifest
 from training.selftrain.driver import selftrain
+from training.selftrain.picture import Rounds, _accuracy
 from training.selftrain.recipe import SelfTrainRecipe
 from training.stages.saving import SaveError
 
@@ -135,6 +137,12 @@ def test_the_card_says_what_was_dropped_and_how_many_labels_are_right(
     assert (run.run / "rounds.png").read_bytes().startswith(b"\x89PNG")
     lines = summary(run, _steps(run))
     assert "n = 5" in lines[0] and "round 2" in "\n".join(lines)
+
+
+def test_judges_that_are_always_right_or_wrong_are_drawn(tmp_path: Path) -> None:
+    for pairs in range(1, 40):
+        for value in (0.0, 1.0):
+            _accuracy(Figure().subplots(), Rounds({"start": value, "final": value}, pairs, {}, {}))
 
 
 def test_a_control_takes_the_same_steps_and_no_unlabelled_pair(tmp_path: Path, scripts: Scripts) -> None:
