@@ -127,11 +127,10 @@ class AsyncLink:
     async def stream(self, request: Request, deadline: Deadline) -> AsyncIterator[Event]:
         response = await self._open_stream(request, deadline)
         reader = EventReader()
-        lines = response.aiter_lines()
+        pieces = response.aiter_bytes()
         try:
-            while (line := await within(deadline.left_s, anext(lines, None))) is not None:
-                event = reader.feed(line)
-                if event is not None:
+            while (piece := await within(deadline.left_s, anext(pieces, None))) is not None:
+                for event in reader.feed(piece):
                     yield event
             reader.end()
         except (httpx.HTTPError, httpx.StreamError, asyncio.TimeoutError) as error:

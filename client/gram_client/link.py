@@ -118,12 +118,10 @@ class Link:
         response = self._open_stream(request, deadline)
         reader = EventReader()
         try:
-            for line in response.iter_lines():
+            for piece in response.iter_bytes():
                 if deadline.left_s <= 0:
                     raise too_late()
-                event = reader.feed(line)
-                if event is not None:
-                    yield event
+                yield from reader.feed(piece)
             reader.end()
         except (httpx.HTTPError, httpx.StreamError, TimeoutError) as error:
             raise error_of_transport(error, deadline) from error

@@ -1,8 +1,9 @@
-"""Rationales as they are written: server-sent events, line by line, to typed events."""
+"""Rationales as they are written: server-sent events, as bytes, to typed events."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -24,15 +25,24 @@ Event = Text | Rationale
 
 
 class EventReader:
-    """Takes the lines of a stream, gives its events. The last one is the `Rationale` with the verdict."""
+    """Takes a stream in pieces of any size, gives its events. The last is the `Rationale` with the verdict."""
 
     def __init__(self) -> None:
+        self._rest = b""
         self._name = ""
         self._data: list[str] = []
         self.done = False
 
-    def feed(self, line: str) -> Event | None:
-        """The event that this line completes. Raises the error that the service sent, or `MalformedReply`."""
+    def feed(self, piece: bytes) -> Iterator[Event]:
+        """The events that this piece completes. Raises the error that the service sent, or `MalformedReply`."""
+        *lines, self._rest = (self._rest + piece).split(b"\n")
+        for line in lines:
+            event = self._line(line.decode("utf-8", "replace").rstrip("\r"))
+            if event is not None:
+                yield event
+
+    def _line(self, line: str) -> Event | None:
+        """The event that this line completes."""
         if line:
             name, _, value = line.partition(":")
             value = value.removeprefix(" ")

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ssl
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
 
 import httpx
@@ -54,7 +56,13 @@ class Settings:
         limits = httpx.Limits(
             max_connections=MAX_CONNECTIONS, max_keepalive_connections=MAX_CONNECTIONS, keepalive_expiry=KEEP_ALIVE_S
         )
-        return {"base_url": self.base_url, "headers": headers, "limits": limits, "timeout": None}
+        return {"base_url": self.base_url, "headers": headers, "limits": limits, "timeout": None, "verify": _trust()}
+
+
+@cache
+def _trust() -> ssl.SSLContext:
+    """The certificates that are trusted, read once a process: it takes longer than a call."""
+    return httpx.create_ssl_context()
 
 
 def timeouts(left_s: float) -> dict[str, float]:
