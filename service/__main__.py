@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import gc
 import json
 import logging
+import resource
 import secrets
 import signal
 import socket
@@ -27,7 +29,9 @@ from service.settings import Settings, load_settings
 from service.startup import load_manifest, plan_judges
 
 MAX_HEADER_BYTES = 64 * 1024
-BACKLOG = 1024
+BACKLOG = 4096
+"""Trainers open a connection for each rollout of a batch at the same moment."""
+OPEN_FILES = 65_536
 KEEP_ALIVE_S = 65
 GC_THRESHOLDS = (20_000, 50, 100)
 """Python's own (700, 10, 10) spends a tenth of this process's time on requests that are still being judged."""
@@ -61,6 +65,15 @@ async def serve(settings: Settings) -> None:
     with bound_socket(settings.server.host, settings.server.port) as listener:
         async with app.router.lifespan_context(app):
             await Server(server_config(app, settings), app, settings).serve([listener])
+
+
+def raise_file_limit(wanted: int = OPEN_FILES) -> None:
+    """Let this process open as many connections as it may: shells allow 1024 where the system allows far more."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+    if soft != resource.RLIM_INFINITY and soft < most:
+        with contextlib.suppress(OSError, ValueError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
 
 
 def bound_socket(host: str, port: int) -> socket.socket:
@@ -127,6 +140,7 @@ def _serve(options: argparse.Namespace) -> int:
     _set_up_logging(settings)
     signal.signal(signal.SIGTERM, _interrupt)  # while the model loads; uvicorn takes over later
     gc.set_threshold(*GC_THRESHOLDS)
+    raise_file_limit()
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(serve(settings))

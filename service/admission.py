@@ -1,7 +1,8 @@
 """Who gets in and for how long: a bounded number of engine prompts, deadlines, departed callers, shutdown.
 
-Overload is refused at once, before any tokenization, with the seconds after which trying again is sensible. Everything
-that ends a request early cancels its task; engines abort the work of cancelled tasks.
+Overload is refused at once, before any tokenization, with the seconds after which trying again is sensible; only
+trainers whose own protocol knows no such answer wait in a line of bounded length. Everything that ends a request early
+cancels its task; engines abort the work of cancelled tasks.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import math
 import time
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import aclosing, asynccontextmanager, contextmanager
+from contextlib import aclosing, asynccontextmanager, contextmanager, suppress
 from typing import TypeVar
 
 from service.errors import DeadlineExceeded, Draining, Overloaded, ServiceError
@@ -20,6 +21,7 @@ T = TypeVar("T")
 
 RATE_WINDOW_S = 30.0
 MAX_RETRY_AFTER_S = 30
+MAX_LINE = 4096
 
 
 class ClientGone(Exception):
@@ -44,19 +46,26 @@ class _Running:
 class Admission:
     """Bounds the prompts inside the service and watches every request's time. Lives on one event loop."""
 
-    def __init__(self, max_prompts: int, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, max_prompts: int, clock: Callable[[], float] = time.monotonic, max_line: int = MAX_LINE) -> None:
         self._max_prompts = max_prompts
+        self._max_line = max_line
         self._clock = clock
         self._held = 0
         self._finished: deque[tuple[float, int]] = deque()
         self._running: set[_Running] = set()
         self._draining = False
         self._on_drain: list[Callable[[], None]] = []
+        self._line: deque[tuple[int, asyncio.Future[None]]] = deque()
 
     @property
     def held(self) -> int:
         """Engine prompts of the requests inside."""
         return self._held
+
+    @property
+    def in_line(self) -> int:
+        """Requests that wait for room."""
+        return len(self._line)
 
     @property
     def running(self) -> int:
@@ -73,15 +82,25 @@ class Admission:
 
         Raises `Overloaded` with ``retry_after_s``.
         """
-        if self._held and self._held + count > self._max_prompts:
-            wait = self._retry_after_s()
-            raise Overloaded("The service is at its limit of waiting prompts; try again later.", retry_after_s=wait)
+        if not self._fits(count):
+            raise self._overloaded("The service is at its limit of waiting prompts; try again later.")
         self._held += count
         try:
             yield
         finally:
-            self._held -= count
-            self._finished.append((self._clock(), count))
+            self._leave(count)
+
+    @asynccontextmanager
+    async def room(self, count: int, wait_s: float) -> AsyncIterator[None]:
+        """As `prompts`, for callers that cannot come again later: they wait in line, first come first served.
+
+        Raises `Overloaded` after `wait_s`, and at once where the line is full.
+        """
+        await self._queue(count, wait_s)
+        try:
+            yield
+        finally:
+            self._leave(count)
 
     @asynccontextmanager
     async def deadline(self, seconds: float) -> AsyncIterator[None]:
@@ -119,6 +138,48 @@ class Admission:
         """End every request inside with `reason`, now."""
         for running in self._running:
             running.stop(reason)
+
+    async def _queue(self, count: int, wait_s: float) -> None:
+        """Returns with the room held."""
+        if not self._line and self._fits(count):
+            self._held += count
+            return
+        if len(self._line) >= self._max_line:
+            raise self._overloaded("The line of waiting requests is full; try again later.")
+        place = (count, asyncio.get_running_loop().create_future())
+        self._line.append(place)
+        try:
+            async with asyncio.timeout(wait_s):
+                await place[1]
+        except BaseException as error:
+            if place[1].cancelled():
+                with suppress(ValueError):  # passed over already
+                    self._line.remove(place)
+                self._serve_line()
+            else:  # it was its turn in the same moment
+                self._leave(count)
+            if isinstance(error, TimeoutError):
+                raise self._overloaded("There was no room before the deadline; try again later.") from error
+            raise
+
+    def _fits(self, count: int) -> bool:
+        return not self._held or self._held + count <= self._max_prompts
+
+    def _leave(self, count: int) -> None:
+        self._held -= count
+        self._finished.append((self._clock(), count))
+        self._serve_line()
+
+    def _serve_line(self) -> None:
+        """Let those in who are first and fit: the room is theirs before anybody else can ask for it."""
+        while self._line and (self._line[0][1].cancelled() or self._fits(self._line[0][0])):
+            count, turn = self._line.popleft()
+            if not turn.cancelled():
+                self._held += count
+                turn.set_result(None)
+
+    def _overloaded(self, message: str) -> Overloaded:
+        return Overloaded(message, retry_after_s=self._retry_after_s())
 
     def _retry_after_s(self) -> int:
         """Seconds until what is inside has passed, at the recent rate."""

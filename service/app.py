@@ -24,12 +24,14 @@ from service.errors import BodyTooLarge, InvalidInput, InvalidJson, NotFound, Se
 from service.health import Health
 from service.metrics import Metrics
 from service.middleware import CLIENT_GONE, CallMiddleware, too_large
+from service.reference_file import load_references
 from service.rewards import RewardDesk
-from service.routes import compare, health, models, queues, rank, rationale, score
+from service.routes import compare, health, models, queues, rank, rationale, references, rerank, score, trainers
 from service.schemas.replies import ErrorDetail, ErrorReply
 from service.schemas.requests import SHAPE_TAGS
 from service.score_monitor import ScoreMonitor
 from service.scoring import Scorer
+from service.seating import Seating
 from service.settings import Settings
 from service.startup import (
     build_judges,
@@ -38,6 +40,7 @@ from service.startup import (
     open_commit_log,
     pick_cohorts,
     pick_engine,
+    pick_references,
     pick_store,
     plan_judges,
     self_test,
@@ -45,6 +48,7 @@ from service.startup import (
 )
 from service.stores.base import RewardStore
 from service.stores.cohorts_base import Policy
+from service.stores.references_base import ReferenceStore
 
 log = logging.getLogger("gram.app")
 
@@ -52,7 +56,8 @@ TITLE = "Reward scoring service"
 DESCRIPTION = """Probabilities are in [0, 1]; margins are log-odds in nats; lengths are tokens.
 
 A failed judgment is never a number: a single request answers with its status, a batch with 200 and the failed items
-marked, their numbers null. Not available yet: stored references in /score."""
+marked, their numbers null. The routes in trainers' own formats, which cannot do without a number, send a neutral one
+and mark it."""
 
 STATUS: dict[type[ServiceError], int] = {
     errors.ServiceError: 500,
@@ -100,7 +105,8 @@ def build_app(settings: Settings, engine: Engine | None = None, store: RewardSto
     keys = [ApiKey(key.id, key.sha256, key.scopes) for key in settings.auth.keys]
     secret = settings.auth.secret.get_secret_value() if settings.auth.secret else None
     monitor = ScoreMonitor(settings.score_health.window, settings.score_health.max_queues)
-    gate = Gate(settings, Authenticator(keys, secret), Admission(settings.limits.max_prompts), metrics, monitor)
+    admission = Admission(settings.limits.max_prompts, max_line=settings.compat.max_waiting)
+    gate = Gate(settings, Authenticator(keys, secret), admission, metrics, monitor)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -123,7 +129,16 @@ def build_app(settings: Settings, engine: Engine | None = None, store: RewardSto
     app.state.gate = gate
     for router in (
         *(compare.router, rank.router, rationale.router, score.router, models.router),
-        *(queues.router, queues.admin, health.probes, health.metrics, health.description),
+        *(
+            trainers.router,
+            rerank.router,
+            references.router,
+            queues.router,
+            queues.admin,
+            health.probes,
+            health.metrics,
+            health.description,
+        ),
     ):
         app.include_router(router)
     limit = settings.limits.max_body_bytes
@@ -146,6 +161,7 @@ async def running(gate: Gate, engine: Engine | None, store: RewardStore | None) 
         if commit_log is not None:
             stack.callback(commit_log.close)
         cohorts = await _cohorts(gate, stack)
+        references = await _references(settings, stack)
         tokenizer = await load_tokenizer(settings)
         engine = engine or pick_engine(settings, plans, manifest, gate.metrics.registry)
         engine = share_answers(settings, engine, gate.metrics)
@@ -158,7 +174,8 @@ async def running(gate: Gate, engine: Engine | None, store: RewardStore | None) 
         _watch(gate, engine, watchdog)
         stack.push_async_callback(_stop, asyncio.create_task(watchdog.watch()))
         stack.push_async_callback(_stop, asyncio.create_task(_publish_health(gate, store)))
-        yield Service(settings, engine, store, scorer, RewardDesk(store, commit_log), cohorts, watchdog)
+        desk, seating = RewardDesk(store, commit_log), Seating(settings.cohorts.keep_s)
+        yield Service(settings, engine, store, scorer, desk, cohorts, references, seating, watchdog)
 
 
 async def _cohorts(gate: Gate, stack: AsyncExitStack) -> Assembler:
@@ -171,6 +188,16 @@ async def _cohorts(gate: Gate, stack: AsyncExitStack) -> Assembler:
     gate.admission.on_drain(assembler.drain)
     gate.metrics.watch("gram_cohort_waiting", "Members that wait for their group.", lambda: assembler.waiting)
     return assembler
+
+
+async def _references(settings: Settings, stack: AsyncExitStack) -> ReferenceStore:
+    """The started store of references, with those of the configured file."""
+    store = pick_references(settings)
+    stack.push_async_callback(store.close)
+    await store.start()
+    if settings.references.file is not None:
+        await load_references(settings.references.file, store)
+    return store
 
 
 def error_reply(error: ServiceError, request_id: str) -> JSONResponse:
@@ -203,6 +230,7 @@ def _reply(
 def _watch(gate: Gate, engine: Engine, watchdog: Health) -> None:
     metrics, admission = gate.metrics, gate.admission
     metrics.watch("gram_prompts_inside", "Engine prompts of the requests inside.", lambda: admission.held)
+    metrics.watch("gram_requests_in_line", "Trainers' requests that wait for room.", lambda: admission.in_line)
     metrics.watch("gram_requests_inside", "Requests inside.", lambda: admission.running)
     metrics.watch("gram_engine_unfinished", "Prompts in the engine.", lambda: engine.progress.unfinished)
     metrics.watch("gram_engine_stalled_seconds", "Time with work but without output.", lambda: watchdog.stalled_s)

@@ -1,7 +1,12 @@
-"""Who calls, and what they may do: bearer keys that are stored as hashes, each with scopes."""
+"""Who calls, and what they may do: keys that are stored as hashes, each with scopes.
+
+A key comes as a bearer token or, from trainers that can set a URL and no header (``http://:KEY@host/path``), as the
+password of HTTP Basic.
+"""
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import hmac
 import secrets
@@ -56,13 +61,12 @@ class Authenticator:
         """The caller. Raises `Unauthenticated` for a missing, malformed or unknown key, in the same words and time."""
         if not self._keys:
             return ANYBODY
-        scheme, _, token = (authorization or "").partition(" ")
-        presented = hash_key(token.strip()).encode()
+        presented = hash_key(_key_in(authorization or "")).encode()
         found: Principal | None = None
         for digest, principal in self._keys:  # every key is compared, so that time tells nothing
             if hmac.compare_digest(digest, presented):
                 found = principal
-        if found is None or scheme.lower() != "bearer":
+        if found is None:
             raise Unauthenticated("Send a known key as 'Authorization: Bearer <key>'.")
         return found
 
@@ -70,6 +74,19 @@ class Authenticator:
 def hash_key(key: str) -> str:
     """What the configuration stores of a key. Keys are long and random, so a fast hash is enough."""
     return hashlib.sha256(key.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def _key_in(authorization: str) -> str:
+    """The key that a header presents, "" for one that presents none (no key is empty)."""
+    scheme, _, token = authorization.partition(" ")
+    if scheme.lower() == "bearer":
+        return token.strip()
+    if scheme.lower() != "basic":
+        return ""
+    try:
+        return base64.b64decode(token.strip(), validate=True).decode().partition(":")[2]
+    except ValueError:
+        return ""
 
 
 def _salt(secret: bytes, key_id: str) -> str:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Iterable, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
 from service.admission import Admission
@@ -18,8 +19,10 @@ from service.metrics import Metrics, Observation
 from service.rewards import RewardDesk
 from service.score_monitor import ScoreMonitor
 from service.scoring import Score, Scorer, Trace
+from service.seating import Seating
 from service.settings import Settings
 from service.stores.base import RewardStore
+from service.stores.references_base import ReferenceStore
 from service.types import Usage, Verdict
 
 
@@ -33,6 +36,8 @@ class Service:
     scorer: Scorer
     rewards: RewardDesk
     cohorts: Assembler
+    references: ReferenceStore
+    seating: Seating
     health: Health
 
 
@@ -53,26 +58,49 @@ class Gate:
             self.monitor.saw(seen.queue, seen.version, seen.samples, seen.rows, seen.score_kind)
 
 
+PATIENCE = 0.9
+"""Of the time a patient call has left, how much it waits in line: with less there would be no time to judge it."""
+
+
 @dataclass(slots=True)
 class Call:
-    """One HTTP request: who, since when, where its time went, what to record of it."""
+    """One HTTP request: who, since when, where its time went, what to record of it.
+
+    ``patient``: its sender does not come again when it is told that there is no room.
+    """
 
     request_id: str
     started: float = field(default_factory=time.perf_counter)
     principal: Principal = ANYBODY
     trace: Trace = field(default_factory=Trace)
     seen: Observation = field(default_factory=Observation)
+    deadline_s: float = math.inf
+    patient: bool = False
 
     @property
     def age_s(self) -> float:
         """Seconds since the request began."""
         return time.perf_counter() - self.started
 
-    @contextmanager
-    def judging(self, gate: Gate, judge: Judge, prompts: int) -> Iterator[None]:
-        """Hold room for `prompts` engine prompts while judging. Raises `Overloaded`."""
+    @property
+    def left_s(self) -> float:
+        """Seconds until its deadline."""
+        return self.deadline_s - self.age_s
+
+    @asynccontextmanager
+    async def judging(self, gate: Gate, judge: Judge, prompts: int) -> AsyncIterator[None]:
+        """Hold room for `prompts` engine prompts while judging; a patient call waits for it, almost to its deadline.
+
+        Raises `Overloaded`.
+        """
         self.seen.judge, self.seen.version = judge.name, judge.version
-        with gate.admission.prompts(prompts):
+        if not self.patient:
+            with gate.admission.prompts(prompts):
+                yield
+            return
+        waited = time.perf_counter()
+        async with gate.admission.room(prompts, PATIENCE * self.left_s):
+            self.trace.queue_s += time.perf_counter() - waited
             yield
 
     def saw_verdicts(self, outcomes: Sequence[Verdict | ServiceError]) -> None:

@@ -118,6 +118,44 @@ class CohortSettings(_Section):
     max_bytes: int = Field(256 * 1024 * 1024, ge=1024)
 
 
+class CompatSettings(_Section):
+    """The routes that speak trainers' own wire formats, where a request cannot say any of this itself.
+
+    ``judge``: the first usable one where it is None. ``queue`` normalizes rewards as /score's ``normalize`` would, with
+    the four settings after it. ``cohort_size`` makes a group of so many posts with one prompt. ``max_waiting`` bounds
+    the requests that wait for room; ``special_tokens`` are taken off a response's end beside those of known templates.
+    """
+
+    judge: str | None = Field(None, min_length=1, max_length=64)
+    labels: Literal["reference", "ignore"] = "reference"
+    queue: str | None = Field(None, pattern=r"^[A-Za-z0-9][A-Za-z0-9._:@+-]{0,127}$")
+    window: int = Field(1000, ge=1, le=100_000)
+    scale: float = Field(1.0, gt=0, le=1e6)
+    min_count: int = Field(16, ge=1, le=100_000)
+    clip: float = Field(10.0, gt=0, le=1e6)
+    cohort_size: int | None = Field(None, ge=2, le=64)
+    cohort_deadline_ms: int = Field(60_000, ge=1, le=600_000)
+    deadline_ms: int = Field(100_000, ge=1, le=3_600_000)
+    max_waiting: int = Field(4096, ge=0, le=1_000_000)
+    special_tokens: tuple[str, ...] = ()
+
+    @field_validator("special_tokens")
+    @classmethod
+    def _not_empty(cls, tokens: tuple[str, ...]) -> tuple[str, ...]:
+        if not all(token.strip() for token in tokens):
+            raise ValueError("a special token is never empty or white space")
+        return tokens
+
+
+class ReferenceSettings(_Section):
+    """Responses that others are compared with, stored by prompt. ``file``: JSON lines of prompt and reference, stored
+    at each start."""
+
+    file: Path | None = None
+    max_entries: int = Field(1_000_000, ge=1)
+    max_bytes: int = Field(1024**3, ge=1024)
+
+
 class AuthSettings(_Section):
     """Without keys everybody may do everything, which is refused beyond loopback unless ``allow_unauthenticated``.
 
@@ -278,6 +316,8 @@ class Settings(BaseSettings):
     server: ServerSettings = ServerSettings()
     limits: LimitSettings = LimitSettings()
     cohorts: CohortSettings = CohortSettings()
+    references: ReferenceSettings = ReferenceSettings()
+    compat: CompatSettings = CompatSettings()
     score_health: ScoreHealthSettings = ScoreHealthSettings()
     cache: CacheSettings = CacheSettings()
     auth: AuthSettings = AuthSettings()

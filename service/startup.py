@@ -36,6 +36,7 @@ from service.settings import (
 from service.stores.base import RewardStore
 from service.stores.cohorts_base import CohortLimits, CohortStore
 from service.stores.cohorts_memory import MemoryCohorts
+from service.stores.references_base import ReferenceLimits, ReferenceStore
 from service.tokenization import ChatTokenizer
 from service.types import Comparison, JudgeVersion, OnBudget, Prompt, Rendered, Response, Verdict
 
@@ -224,6 +225,24 @@ def pick_cohorts(settings: Settings) -> CohortStore:
 
     options = _link_options(wanted)
     return RedisCohorts(wanted.url.get_secret_value(), limits, prefix=wanted.prefix, options=options)
+
+
+def pick_references(settings: Settings) -> ReferenceStore:
+    """Where references lie: with the reward queues, in SQLite in a file beside theirs."""
+    limits = ReferenceLimits(settings.references.max_entries, settings.references.max_bytes)
+    wanted = settings.store
+    if isinstance(wanted, MemoryStoreSettings):
+        from service.stores.references_memory import MemoryReferences
+
+        return MemoryReferences(limits)
+    if isinstance(wanted, RedisStoreSettings):
+        from service.stores.references_redis import RedisReferences
+
+        url, options = wanted.url.get_secret_value(), _link_options(wanted)
+        return RedisReferences(url, limits, prefix=wanted.prefix, options=options)
+    from service.stores.references_sqlite import SqliteReferences
+
+    return SqliteReferences(wanted.path.with_name(f"{wanted.path.stem}-references.sqlite"), limits)
 
 
 def _redis_store(wanted: RedisStoreSettings) -> RewardStore:

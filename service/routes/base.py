@@ -25,8 +25,8 @@ BODY_TIMEOUT_S = 30.0
 Handler = Callable[[Request], Coroutine[Any, Any, Response]]
 
 
-def guarded(scope: Scope | None) -> type[APIRoute]:
-    """A route class for callers with `scope` (None: any known key)."""
+def guarded(scope: Scope | None, *, patient: bool = False) -> type[APIRoute]:
+    """A route class for callers with `scope` (None: any known key). Patient ones wait for room (`Call.patient`)."""
 
     class GuardedRoute(APIRoute):
         def get_route_handler(self) -> Handler:
@@ -36,7 +36,8 @@ def guarded(scope: Scope | None) -> type[APIRoute]:
                 gate, call = current_gate(request), current_call(request)
                 call.principal = gate.authenticator.authenticate(request.headers.get("authorization"))
                 call.principal.require(scope)
-                async with gate.admission.deadline(deadline_s(request, gate)):
+                call.deadline_s, call.patient = deadline_s(request, gate, patient), patient
+                async with gate.admission.deadline(call.deadline_s):
                     if request.method in ("POST", "PUT", "PATCH"):
                         await _read_body(request)
                     return await unless_gone(_gone(request), inner(request))
@@ -72,11 +73,12 @@ DOCUMENTED = [Security(HTTPBearer(auto_error=False, description="A key with the 
 """Dependencies that only describe: keys and deadlines are checked before any dependency runs."""
 
 
-def deadline_s(request: Request, gate: Gate) -> float:
-    limits = gate.settings.limits
+def deadline_s(request: Request, gate: Gate, patient: bool) -> float:
+    """What the caller allows, or the setting. Raises `InvalidInput`."""
+    limits, wires = gate.settings.limits, gate.settings.compat
     header = request.headers.get(DEADLINE_HEADER)
     if header is None:
-        return limits.default_deadline_ms / 1000
+        return (wires.deadline_ms if patient else limits.default_deadline_ms) / 1000
     if not (header.isascii() and header.isdigit() and len(header) <= 9 and 1 <= int(header) <= limits.max_deadline_ms):
         message = f"Send {DEADLINE_HEADER} as whole milliseconds from 1 to {limits.max_deadline_ms}."
         raise InvalidInput(message, field=DEADLINE_HEADER)

@@ -39,7 +39,7 @@ async def compare(
 async def _judge(
     service: Service, gate: Gate, call: Call, judge: Judge, comparisons: list[Comparison], votes: int
 ) -> list[Verdict | ServiceError]:
-    with call.judging(gate, judge, 2 * votes * len(comparisons)):
+    async with call.judging(gate, judge, 2 * votes * len(comparisons)):
         outcomes = await service.scorer.compare(
             judge, comparisons, votes=votes, salt=call.principal.cache_salt, trace=call.trace
         )

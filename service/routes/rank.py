@@ -20,7 +20,7 @@ async def rank(body: RankRequest, service: TheService, gate: TheGate, call: TheC
     judge = service.scorer.judge(body.judge)
     options = RankOptions(body.method, body.goal, body.top_k, body.confidence, body.max_comparisons)
     responses = [Response(text) for text in body.responses]
-    with call.judging(gate, judge, 2 * _most_pairs(body)):
+    async with call.judging(gate, judge, 2 * _most_pairs(body)):
         ranking, usage = await service.scorer.rank(
             judge, to_prompt(body.prompt), responses, options, salt=call.principal.cache_salt, trace=call.trace
         )

@@ -9,7 +9,7 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import Any
 
-from fastapi import APIRouter, Request, Response
+from fastapi import APIRouter, Response
 from fastapi.responses import StreamingResponse
 from fastapi.sse import format_sse_event
 from starlette.types import Receive, Scope, Send
@@ -19,7 +19,7 @@ from service.context import Call, Gate, Service
 from service.errors import InternalError, InvalidVerdict, ServiceError
 from service.judge import Judge
 from service.judgment import Ask
-from service.routes.base import DOCUMENTED, TheCall, TheGate, TheService, deadline_s, guarded
+from service.routes.base import DOCUMENTED, TheCall, TheGate, TheService, guarded
 from service.schemas.replies import ErrorDetail, RationaleReply, rationale_reply, written_details
 from service.schemas.requests import RationaleRequest
 from service.streaming import RationaleText
@@ -39,14 +39,13 @@ STREAM_DESCRIPTION = (
     responses={200: {"content": {"text/event-stream": {}}, "description": STREAM_DESCRIPTION}},
 )
 async def rationale(
-    body: RationaleRequest, request: Request, service: TheService, gate: TheGate, call: TheCall
+    body: RationaleRequest, service: TheService, gate: TheGate, call: TheCall
 ) -> RationaleReply | Response:
     """Judge one pair with written rationales, `votes` of them in each order."""
     judge = service.scorer.judge(body.judge, writes_rationale=True)
     if body.stream:
-        left = deadline_s(request, gate) - (time.perf_counter() - call.started)
-        return await _stream(pumped(_events(service, gate, call, judge, body, left)), call)
-    with call.judging(gate, judge, 2 * body.votes):
+        return await _stream(pumped(_events(service, gate, call, judge, body, call.left_s)), call)
+    async with call.judging(gate, judge, 2 * body.votes):
         (outcome,) = await service.scorer.compare(
             judge,
             [body.comparison()],
@@ -105,24 +104,23 @@ async def _events(
 ) -> AsyncGenerator[bytes, None]:
     """Runs as long as the stream does, under the request's deadline and in its share of admission."""
     started = time.perf_counter()
-    async with gate.admission.deadline(left_s):
-        with call.judging(gate, judge, 2 * body.votes):
-            ask = Ask(
-                body.votes,
-                body.stop_when_decided,
-                call.principal.cache_salt,
-                body.max_rationale_tokens,
-                body.on_budget,
-            )
-            written = service.scorer.stream_rationales(judge, body.comparison(), ask, trace=call.trace)
-            async with aclosing(written) as pieces:
-                async for piece in pieces:
-                    if isinstance(piece, RationaleText):
-                        yield _event("text", {"order": piece.order, "vote": piece.vote, "text": piece.text})
-                    else:
-                        call.trace.engine_s = time.perf_counter() - started
-                        call.saw_verdicts([piece])
-                        yield _event("verdict", rationale_reply(piece, judge.version).model_dump(mode="json"))
+    async with gate.admission.deadline(left_s), call.judging(gate, judge, 2 * body.votes):
+        ask = Ask(
+            body.votes,
+            body.stop_when_decided,
+            call.principal.cache_salt,
+            body.max_rationale_tokens,
+            body.on_budget,
+        )
+        written = service.scorer.stream_rationales(judge, body.comparison(), ask, trace=call.trace)
+        async with aclosing(written) as pieces:
+            async for piece in pieces:
+                if isinstance(piece, RationaleText):
+                    yield _event("text", {"order": piece.order, "vote": piece.vote, "text": piece.text})
+                else:
+                    call.trace.engine_s = time.perf_counter() - started
+                    call.saw_verdicts([piece])
+                    yield _event("verdict", rationale_reply(piece, judge.version).model_dump(mode="json"))
 
 
 def _shown(error: ServiceError) -> ServiceError:

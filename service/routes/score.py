@@ -13,11 +13,12 @@ from service.errors import InvalidInput, ServiceError
 from service.judge import Judge
 from service.ranking.plans import most_pairs
 from service.rewards import Keyed
-from service.routes.base import DOCUMENTED, TheCall, TheGate, TheService, deadline_s, guarded
+from service.routes.base import DOCUMENTED, TheCall, TheGate, TheService, guarded
 from service.routes.score_cohorts import CohortCall
 from service.routes.score_rows import Outcome, dump, normalization, resumed, row_of, with_rewards
 from service.schemas.replies import JudgeVersionOut, ScoreReply, ScoreRow, UsageOut
 from service.schemas.requests import ScoreGroups, ScoreItems, ScoreRequest, to_prompt
+from service.stores.references_base import key_of
 from service.types import Response as Candidate
 
 router = APIRouter(route_class=guarded("score"), dependencies=DOCUMENTED, tags=["judging"])
@@ -48,9 +49,8 @@ async def score(
 
     async def work() -> bytes:
         if isinstance(body, ScoreItems) and body.items[0].cohort is not None:
-            seconds = deadline_s(request, gate) - call.age_s
-            return dump(await CohortCall(judge, asked, service, gate, call).score(body.items, seconds))
-        reply = await _score(body, judge, service, gate, call)
+            return dump(await CohortCall(judge, asked, service, gate, call).score(body.items, call.left_s))
+        reply = await _score(await _with_stored(body, judge, service), judge, service, gate, call)
         return dump(await with_rewards(reply, asked, keyed, service.rewards))
 
     reply = await service.rewards.once(keyed, work, lambda commit: resumed(commit, asked))
@@ -58,19 +58,33 @@ async def score(
 
 
 def _judge_for(service: Service, body: ScoreItems | ScoreGroups) -> tuple[Judge, str]:
-    """The judge and the kind of score. Raises `InvalidInput` naming what a pairwise judge misses."""
+    """The judge and the kind of score. Raises `UnknownJudge`."""
     if isinstance(body, ScoreGroups) or body.items[0].cohort is not None:
         return service.scorer.judge(body.judge), "group"
     if body.items[0].reference is not None:
         return service.scorer.judge(body.judge), "reference"
     scalars = [judge for judge in service.scorer.judges.values() if judge.is_scalar]
     judge = service.scorer.judge(body.judge) if body.judge is not None or not scalars else scalars[0]
-    if not judge.is_scalar:
+    return judge, "single" if judge.is_scalar else "reference"
+
+
+async def _with_stored(body: ScoreItems | ScoreGroups, judge: Judge, service: Service) -> ScoreItems | ScoreGroups:
+    """Items without a reference get the one stored for their prompts, unless a scalar judge needs none.
+
+    Raises `InvalidInput` that says which prompts have none.
+    """
+    if isinstance(body, ScoreGroups) or body.items[0].reference is not None or judge.is_scalar:
+        return body
+    found = await service.references.get([key_of(to_prompt(item.prompt)) for item in body.items])
+    missing = [index for index, reference in enumerate(found) if reference is None]
+    if missing:
         raise InvalidInput(
-            "This judge compares two responses; send a reference or a cohort with every item, or send groups.",
-            field="items",
+            "This judge compares two responses; send a reference or a cohort with every item, send groups, or store "
+            f"references for the prompts with PUT /references ({len(missing)} have none).",
+            field=f"items[{missing[0]}]",
         )
-    return judge, "single"
+    items = [item.model_copy(update={"reference": text}) for item, text in zip(body.items, found, strict=True)]
+    return body.model_copy(update={"items": items})
 
 
 async def _score(body: ScoreItems | ScoreGroups, judge: Judge, service: Service, gate: Gate, call: Call) -> ScoreReply:
@@ -93,7 +107,7 @@ async def _score_items(
         if item.reference is not None
     ]
     salt, trace = call.principal.cache_salt, call.trace
-    with call.judging(gate, judge, (2 if triples else 1) * len(singles)):
+    async with call.judging(gate, judge, (2 if triples else 1) * len(singles)):
         if triples:
             outcomes = await service.scorer.score_references(judge, triples, salt=salt, trace=trace)
         else:
@@ -108,7 +122,7 @@ async def _score_groups(
     groups = [(to_prompt(group.prompt), tuple(map(Candidate, group.responses))) for group in body.groups]
     sizes = [len(group.responses) for group in body.groups]
     prompts = 2 * sum(most_pairs(body.method, n) for n in sizes)
-    with call.judging(gate, judge, prompts):
+    async with call.judging(gate, judge, prompts):
         judged = await service.scorer.score_groups(
             judge, groups, body.method, salt=call.principal.cache_salt, trace=call.trace
         )

@@ -117,7 +117,7 @@ class CohortCall:
     async def _judged(self, prompt: Prompt, gathered: Gathered, keyed: Keyed | None) -> bytes:
         """Rows of the members that came, by index, with scores and rewards. Raises what failed the group."""
         responses = tuple(map(Candidate, gathered.responses.values()))
-        with self.call.judging(self.gate, self.judge, len(responses) * (len(responses) - 1)):
+        async with self.call.judging(self.gate, self.judge, len(responses) * (len(responses) - 1)):
             (outcome,) = await self.service.scorer.score_groups(
                 self.judge, [(prompt, responses)], salt=self.call.principal.cache_salt, trace=self.call.trace
             )

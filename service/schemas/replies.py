@@ -114,6 +114,13 @@ class VerdictReply(_Reply):
     error: ItemError | None = None
 
 
+class ReferencesReply(_Reply):
+    """``stored``: prompts of this request; ``total``: prompts that have a reference now."""
+
+    stored: int
+    total: int
+
+
 class CompareBatchReply(_Reply):
     results: list[VerdictReply]
     usage: UsageOut

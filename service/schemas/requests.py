@@ -162,7 +162,7 @@ class CohortIn(_Request):
 
 class ScoreItem(_Request):
     """With ``reference``: P(response better than reference). With ``cohort``: the mean win probability over the others
-    of its group. With neither: scalar judges only."""
+    of its group. With neither: a scalar judge's score, or against the reference that is stored for the prompt."""
 
     id: ItemId | None = None
     prompt: PromptIn
@@ -220,6 +220,19 @@ class ScoreGroups(_Request):
     groups: list[ScoreGroup] = Field(min_length=1, max_length=MAX_GROUPS)
     method: Literal["all_pairs", "pivot", "swiss"] = "all_pairs"
     normalize: Normalize | None = None
+
+
+class ReferenceItem(_Request):
+    """The response that others to this prompt are compared with."""
+
+    prompt: PromptIn
+    reference: Text
+
+
+class ReferencesRequest(_Request):
+    """All are stored or none; of two for one prompt the last one stays."""
+
+    items: list[ReferenceItem] = Field(min_length=1, max_length=MAX_ITEMS)
 
 
 def _score_shape(value: Any) -> str:

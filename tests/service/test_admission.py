@@ -61,6 +61,100 @@ def test_retry_after_follows_the_recent_rate() -> None:
         assert retry_after() == 5  # what is old no longer counts
 
 
+async def in_room(admission: Admission, count: int, wait_s: float, done: asyncio.Event) -> None:
+    async with admission.room(count, wait_s):
+        await done.wait()
+
+
+async def settled() -> None:
+    for _ in range(5):
+        await asyncio.sleep(0)
+
+
+async def test_those_who_wait_get_in_first_come_first_served() -> None:
+    admission, order = Admission(4), list[int]()
+
+    async def work(number: int) -> None:
+        async with admission.room(2, 10):
+            order.append(number)
+            assert admission.held <= 4
+            await asyncio.sleep(0)
+
+    with admission.prompts(4):
+        waiting = [asyncio.create_task(work(number)) for number in range(20)]
+        await settled()
+        assert (admission.in_line, order) == (20, [])
+    await asyncio.gather(*waiting)
+    assert (order, admission.in_line, admission.held) == (list(range(20)), 0, 0)
+
+
+async def test_nobody_overtakes_a_large_request_in_line() -> None:
+    admission, done = Admission(4), asyncio.Event()
+    small = asyncio.create_task(in_room(admission, 1, 10, done))
+    await settled()
+    large = asyncio.create_task(in_room(admission, 100, 10, done))
+    await settled()
+    late = asyncio.create_task(in_room(admission, 1, 10, done))
+    await settled()
+    assert (admission.held, admission.in_line) == (1, 2)
+    done.set()
+    await asyncio.gather(small, large, late)
+    assert admission.held == 0
+
+
+async def test_waiting_ends_at_the_deadline_and_a_full_line_says_so_at_once() -> None:
+    admission = Admission(1, max_line=2)
+    with admission.prompts(1):
+        waiting = [asyncio.create_task(in_room(admission, 1, 0.02, asyncio.Event())) for _ in range(2)]
+        await settled()
+        with pytest.raises(Overloaded, match="line"):
+            async with admission.room(1, 10):
+                pass
+        for outcome in await asyncio.gather(*waiting, return_exceptions=True):
+            assert isinstance(outcome, Overloaded)
+            assert outcome.details["retry_after_s"] == 5
+        assert admission.in_line == 0
+    assert admission.held == 0
+
+
+async def test_who_leaves_the_line_lets_the_next_one_in() -> None:
+    admission, done = Admission(2), asyncio.Event()
+    with admission.prompts(1):
+        first, second = (asyncio.create_task(in_room(admission, count, 10, done)) for count in (2, 1))
+        await settled()
+        assert admission.in_line == 2
+        first.cancel()
+        await settled()
+        assert (admission.in_line, admission.held) == (0, 2)
+        done.set()
+        await second
+    assert admission.held == 0
+
+
+async def test_room_given_to_one_who_is_cancelled_in_that_moment_is_given_back() -> None:
+    admission = Admission(1)
+    with admission.prompts(1):
+        waiting = asyncio.create_task(in_room(admission, 1, 10, asyncio.Event()))
+        await settled()
+    waiting.cancel()  # its turn has come, and it has not run since
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
+    assert admission.held == 0
+
+
+async def test_who_was_cancelled_is_passed_over() -> None:
+    admission, done = Admission(1), asyncio.Event()
+    with admission.prompts(1):
+        gone, next_one = (asyncio.create_task(in_room(admission, 1, 10, done)) for _ in range(2))
+        await settled()
+        gone.cancel()
+    await settled()
+    assert (admission.held, admission.in_line) == (1, 0)
+    done.set()
+    await asyncio.gather(gone, next_one, return_exceptions=True)
+    assert admission.held == 0
+
+
 async def test_a_deadline_cancels_and_says_so() -> None:
     admission = Admission(1)
     cancelled = False

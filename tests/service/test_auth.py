@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import base64
+
 import pytest
 
 from service.auth import ALL_SCOPES, ANYBODY, ApiKey, Authenticator, hash_key
@@ -29,6 +31,25 @@ def test_a_key_opens_its_scopes_and_no_other() -> None:
 @pytest.mark.parametrize("header", ["bearer first-key", "BEARER first-key", "Bearer  first-key "])
 def test_the_scheme_is_read_as_http_says(header: str) -> None:
     assert Authenticator(keys()).authenticate(header).key_id == "one"
+
+
+def basic(text: str) -> str:
+    return base64.b64encode(text.encode()).decode()
+
+
+@pytest.mark.parametrize("user", ["", "trainer", "first-key"])
+def test_the_password_of_http_basic_is_a_key(user: str) -> None:
+    for scheme in ("Basic", "basic"):
+        assert Authenticator(keys()).authenticate(f"{scheme} {basic(f'{user}:first-key')}").key_id == "one"
+
+
+@pytest.mark.parametrize(
+    "token",
+    ["", "first-key", "====", basic("first-key"), basic("first-key:"), basic("x:first-key:"), basic("x:y"), "/////w=="],
+)
+def test_anything_else_in_http_basic_is_refused(token: str) -> None:
+    with pytest.raises(Unauthenticated, match="Send a known key"):
+        Authenticator(keys()).authenticate(f"Basic {token}")
 
 
 @pytest.mark.parametrize(
