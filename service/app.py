@@ -90,6 +90,12 @@ STATUS: dict[type[ServiceError], int] = {
 }
 """Every class of `service.errors`; a test compares the two."""
 
+ROUTERS = (
+    *(compare.router, rank.router, rationale.router, score.router, models.router),
+    *(trainers.router, rerank.router, references.router),
+    *(queues.router, queues.admin, health.probes, health.metrics, health.description),
+)
+
 ERROR_RESPONSES: dict[int | str, dict[str, Any]] = {
     "4XX": {"model": ErrorReply, "description": "The caller can fix it."},
     "5XX": {"model": ErrorReply, "description": "The service could not answer; `retryable` says whether to try again."},
@@ -127,19 +133,7 @@ def build_app(settings: Settings, engine: Engine | None = None, store: RewardSto
         responses=ERROR_RESPONSES,
     )
     app.state.gate = gate
-    for router in (
-        *(compare.router, rank.router, rationale.router, score.router, models.router),
-        *(
-            trainers.router,
-            rerank.router,
-            references.router,
-            queues.router,
-            queues.admin,
-            health.probes,
-            health.metrics,
-            health.description,
-        ),
-    ):
+    for router in ROUTERS:
         app.include_router(router)
     limit = settings.limits.max_body_bytes
     app.add_middleware(CallMiddleware, record=gate.record, max_body_bytes=limit, refuse=error_reply)
