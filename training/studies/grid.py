@@ -13,6 +13,7 @@ import json
 import multiprocessing
 import os
 import platform
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -82,7 +83,7 @@ def _in_parallel(units: Sequence[Unit], work: Work, setup: BaseModel, folder: Pa
             yield run_unit(unit, work, setup, folder)
         return
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(min(workers, len(units)), mp_context=context, initializer=_one_thread) as pool:
+    with ProcessPoolExecutor(min(workers, len(units)), mp_context=context, initializer=_end_with_parent) as pool:
         futures = [pool.submit(run_unit, unit, work, setup, folder) for unit in units]
         try:
             for future in as_completed(futures):
@@ -161,6 +162,18 @@ def _lines(path: Path) -> list[str]:
         return path.read_text(encoding="utf-8").splitlines()
     except OSError:
         return []
+
+
+def _end_with_parent() -> None:
+    """Of a worker: it must not go on for minutes after a study that was killed."""
+    threading.Thread(target=_exit_after_parent, daemon=True).start()
+
+
+def _exit_after_parent() -> None:
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
 
 
 def _one_thread() -> None:
