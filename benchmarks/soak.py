@@ -69,6 +69,10 @@ PARTS: Mapping[str, Part] = {
         "j2_",
         100_000,
     ),
+    "quotations": Part(
+        "no verdict is read from a quotation", ("tests/service/judging/test_quoting.py",), "", 4 * 3 * 50_000
+    ),
+    "proofs": Part("proof and rationale carry each other", ("tests/training/data/test_proofs.py",), "", 3 * 10_000),
     "defects": Part("planted defects are caught", ("tests/contract/test_defects.py",)),
     "processes": Part(
         "4 processes x 5,000 commits", ("tests/service/stores/test_processes.py",), "four_processes", 2 * 4 * 5_000

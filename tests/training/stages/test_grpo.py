@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, TrainerCallback
 
 from service.judging import rm_r1
 from service.manifest import Manifest
@@ -19,6 +19,7 @@ from training.configs import ModelSection, PrecisionSection
 from training.data.demo_files import as_pair
 from training.data.pairs import DataError, Pair, write_pairs
 from training.evaluation.demo import heldout_pairs
+from training.stages.errors import TrainingDiverged
 from training.stages.generating import Writing, as_writing
 from training.stages.grpo import VerdictReward, figures, grpo, layout
 from training.stages.models import load_causal, load_tokenizer
@@ -172,3 +173,21 @@ def test_a_killed_run_goes_on_between_rollouts_to_the_same_weights(
     final = json.loads((whole.run_directory / "final.json").read_text("utf-8"))
     assert final["step"] == 2.0, "no evaluation was better than the first"
     assert (whole.run_directory / "written.jsonl").read_text("utf-8").count("\n") == 4
+
+
+@pytest.mark.slow
+def test_a_loss_that_is_no_number_ends_the_run_and_keeps_the_saved_state(tmp_path: Path) -> None:
+    class Poison(TrainerCallback):
+        """In the middle of the second rollout."""
+
+        def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            if state.global_step == 3:
+                with torch.no_grad():
+                    next(kwargs["model"].parameters()).fill_(float("nan"))
+
+    start = {"path": tiny_start(tmp_path / "start")}
+    recipe = recipe_of(tmp_path, model=start, rollout={"max_tokens": 6}, data={"max_tokens": 400, "evaluation": ""})
+    with pytest.raises(TrainingDiverged, match=r"gradient of step 4 is nan; the weights were not touched"):
+        grpo(recipe, callbacks=[Poison()])
+    assert [path.name for path in recipe.run_directory.glob("checkpoint-*")] == ["checkpoint-2"]
+    assert not Path(recipe.output.directory).exists()
