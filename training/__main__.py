@@ -47,17 +47,21 @@ EXPECTED = (DataError, SaveError, ServiceError, GenerationError, TrainingDiverge
 """What is told in one sentence, without a traceback."""
 
 
-def main() -> None:
-    modules = {name.replace("_", "-"): import_module(f"training.commands.{name}") for name in COMMANDS}
+def command_line() -> argparse.ArgumentParser:
+    """The parser of every command."""
     parser = argparse.ArgumentParser(prog="python -m training", description="Train and measure judges.")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for module in modules.values():
-        module.add_parser(commands)
-    args = parser.parse_args()
+    for name in COMMANDS:
+        import_module(f"training.commands.{name}").add_parser(commands)
+    return parser
+
+
+def main() -> None:
+    args = command_line().parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     logging.getLogger("httpx").setLevel(logging.WARNING)  # it has a line for every request
     try:
-        modules[args.command].run(args)
+        import_module(f"training.commands.{args.command.replace('-', '_')}").run(args)
         if int(os.environ.get("WORLD_SIZE", "1")) > 1:
             import_module("training.stages.run").leave_together()
     except (*EXPECTED, ExceptionGroup) as error:
