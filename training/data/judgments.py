@@ -24,13 +24,16 @@ _DEFAULT = "gram_r2"
 
 
 @dataclass(frozen=True, slots=True)
-class WrittenJudgment:
-    """A labelled pair shown in one order, and what was written of it in a judge family's grammar."""
+class ShownPair:
+    """A labelled pair in the order it is shown in: what is asked about."""
 
     pair: Pair
     order: Order
-    text: str
-    family: str = _DEFAULT
+
+    @property
+    def key(self) -> str:
+        """Its name in files of answers."""
+        return f"{self.pair.id}/{self.order}"
 
     @property
     def shown(self) -> Comparison:
@@ -41,6 +44,14 @@ class WrittenJudgment:
     def letter(self) -> Literal["A", "B"]:
         """The letter of the better response in this order."""
         return "A" if (self.pair.label == "a") == (self.order == "ab") else "B"
+
+
+@dataclass(frozen=True, slots=True)
+class WrittenJudgment(ShownPair):
+    """What was written of a pair, in a judge family's grammar."""
+
+    text: str
+    family: str = _DEFAULT
 
     def require_verdict(self) -> None:
         """Raises `DataError` where the family's own parser reads another verdict than the pair's label, or none."""

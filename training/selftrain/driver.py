@@ -25,14 +25,14 @@ from typing import Any
 
 from service.tokenization import ChatTokenizer
 from training.configs import StageRecipe
-from training.data.judgments import write_judgments
+from training.data.judgments import ShownPair, write_judgments
 from training.data.pairs import DataError, Pair, read_pairs, write_pairs
 from training.generation.engines import offline_engine, open_judge
 from training.presets import toml_text
 from training.selftrain.card import write_card
 from training.selftrain.directory import Figures, RunDirectory, fingerprint, opened, read_manifest
 from training.selftrain.preparing import Prepared, prepare
-from training.selftrain.proving import Claim, Proved, claims_of, prove
+from training.selftrain.proving import Proved, claims_of, prove
 from training.selftrain.recipe import SelfTrainRecipe
 from training.selftrain.voting import Labelled, gold_labels, own_rationales, vote
 from training.stages.states import HISTORY
@@ -160,7 +160,7 @@ class _Run:
 
         self.directory.step(name, [home / "judgments.jsonl"], work)
 
-    async def _write_proofs(self, claims: Sequence[Claim], home: Path, number: int) -> Proved:
+    async def _write_proofs(self, claims: Sequence[ShownPair], home: Path, number: int) -> Proved:
         engine, section = self.recipe.engine, self.recipe.proofs
         async with offline_engine(self.prover, engine.kind, **engine.options) as started:
             return await prove(

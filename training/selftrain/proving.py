@@ -14,11 +14,10 @@ from typing import Any
 
 from service.engines.base import Engine, EngineRequest
 from service.tokenization import ChatTokenizer
-from service.types import Comparison, Order
-from training.data.judgments import WrittenJudgment
+from training.data.judgments import ShownPair, WrittenJudgment
 from training.data.lengths import fit
 from training.data.pairs import DataError, Pair
-from training.data.proofs import Letter, Proof, render_prover, render_prover_alone
+from training.data.proofs import Proof, render_prover, render_prover_alone
 from training.generation.bulk import Job, answer_all, read_answers
 from training.generation.outcomes import Answer
 from training.generation.seeds import seed_of
@@ -27,26 +26,6 @@ from training.selftrain.rules import Written, check
 from training.selftrain.selection import Likelihoods, choose
 
 NO_ROOM, FAILED, NONE_LEFT, NO_SCORE = "prompt too long", "engine failed", "no proof passed", "no finite score"
-
-
-@dataclass(frozen=True, slots=True)
-class Claim:
-    """A labelled pair in one display order: that the response shown as ``letter`` is better."""
-
-    pair: Pair
-    order: Order
-
-    @property
-    def key(self) -> str:
-        return f"{self.pair.id}/{self.order}"
-
-    @property
-    def shown(self) -> Comparison:
-        return self.pair.comparison if self.order == "ab" else self.pair.comparison.swap()
-
-    @property
-    def letter(self) -> Letter:
-        return "A" if (self.pair.label == "a") == (self.order == "ab") else "B"
 
 
 @dataclass(slots=True)
@@ -78,14 +57,14 @@ class Proved:
         }
 
 
-def claims_of(pairs: Iterable[Pair], section: ProofSection, seed: int) -> Iterator[Claim]:
-    """Each pair in one order drawn by seed and id, or in both."""
+def claims_of(pairs: Iterable[Pair], section: ProofSection, seed: int) -> Iterator[ShownPair]:
+    """What is to be proved, that the labels are right: of each pair in one order drawn by seed and id, or in both."""
     for pair in pairs:
         if section.orders == "both":
-            yield Claim(pair, "ab")
-            yield Claim(pair, "ba")
+            yield ShownPair(pair, "ab")
+            yield ShownPair(pair, "ba")
         else:
-            yield Claim(pair, "ba" if seed_of("order", seed, pair.id) & 1 else "ab")
+            yield ShownPair(pair, "ba" if seed_of("order", seed, pair.id) & 1 else "ab")
 
 
 class Prover:
@@ -99,7 +78,7 @@ class Prover:
         self._room = window - section.max_tokens - 1
         self._alone = chat.encode(render_prover_alone())
 
-    def prompt(self, claim: Claim) -> tuple[int, ...]:
+    def prompt(self, claim: ShownPair) -> tuple[int, ...]:
         """Raises `DataError` where not even the bare template fits."""
         return fit(self._chat, lambda c: self._chat.encode(render_prover(c, claim.letter)), claim.shown, self._room).ids
 
@@ -121,7 +100,7 @@ class Prover:
 async def prove(
     engine: Engine,
     chat: ChatTokenizer,
-    claims: Sequence[Claim],
+    claims: Sequence[ShownPair],
     section: ProofSection,
     home: Path,
     *,
@@ -157,7 +136,7 @@ async def prove(
     return found
 
 
-def _prompts(prover: Prover, claims: Sequence[Claim], found: Proved) -> Iterator[tuple[str, tuple[int, ...]]]:
+def _prompts(prover: Prover, claims: Sequence[ShownPair], found: Proved) -> Iterator[tuple[str, tuple[int, ...]]]:
     for claim in claims:
         try:
             yield claim.key, prover.prompt(claim)
@@ -176,7 +155,7 @@ def _scoring(
 
 
 def _checked(
-    claims: Sequence[Claim],
+    claims: Sequence[ShownPair],
     prompts: Mapping[str, tuple[int, ...]],
     path: Path,
     section: ProofSection,
@@ -216,7 +195,7 @@ def _likelihoods(path: Path) -> dict[str, Likelihoods]:
 
 
 def _keep(
-    claim: Claim,
+    claim: ShownPair,
     proofs: Mapping[str, Proof],
     scores: Mapping[str, Likelihoods],
     section: ProofSection,

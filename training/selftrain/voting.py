@@ -9,14 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from service.types import Rationale, Verdict
-from training.data.judgments import WrittenJudgment
+from training.data.judgments import ShownPair, WrittenJudgment
 from training.data.pairs import Pair
 from training.data.proofs import Proof, ProofError
 from training.generation.judging import LocalJudge, judge_all, read_verdicts
 from training.generation.outcomes import Failure
 from training.generation.seeds import seed_of
 from training.selftrain.labelling import PseudoLabel, label_of
-from training.selftrain.proving import NONE_LEFT, Claim, Proved
+from training.selftrain.proving import NONE_LEFT, Proved
 from training.selftrain.recipe import LabelSection, ProofSection
 from training.selftrain.rules import Written, check
 
@@ -130,7 +130,7 @@ def _passing(
         if one.verdict != pair.label:
             continue
         found.candidates += 1
-        claim = Claim(pair, one.order)
+        claim = ShownPair(pair, one.order)
         try:
             proof = Proof.of_rationale(one.text.strip())
         except ProofError as error:

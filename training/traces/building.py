@@ -16,7 +16,6 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, Literal
@@ -24,7 +23,7 @@ from typing import Any, Literal
 from service.judging.base import PairwiseFamily
 from service.judging.rm_r1 import INSTRUCT, REASONER
 from service.types import Order, Rendered, Usage
-from training.data.judgments import WrittenJudgment, read_judgments, write_judgments
+from training.data.judgments import ShownPair, WrittenJudgment, read_judgments, write_judgments
 from training.data.pairs import DataError, Pair, shown_swapped, write_objects
 from training.data.traces import FLAWS, flaw
 from training.generation.bulk import Run
@@ -37,45 +36,29 @@ IN_FLIGHT = 16
 Orders = Literal["random", "both"]
 
 
-@dataclass(frozen=True, slots=True)
-class Case:
-    """A pair in one order, as it is asked about."""
-
-    pair: Pair
-    order: Order
-
-    @property
-    def key(self) -> str:
-        return f"{self.pair.id}/{self.order}"
-
-    def judgment(self, text: str, family: PairwiseFamily) -> WrittenJudgment:
-        return WrittenJudgment(self.pair, self.order, text.strip(), family.name)
-
-    @property
-    def letter(self) -> str:
-        return WrittenJudgment(self.pair, self.order, "").letter
-
-
 def family_of(template: str) -> PairwiseFamily:
     """RM-R1 with one of its two prompts."""
     return {one.template: one for one in (INSTRUCT, REASONER)}[template]  # type: ignore[index]
 
 
-def cases_of(pairs: Sequence[Pair], orders: Orders, seed: int) -> list[Case]:
-    """Every labelled pair in both orders, or in one drawn by the seed. Raises `DataError` for pairs without a label."""
+def cases_of(pairs: Sequence[Pair], orders: Orders, seed: int) -> list[ShownPair]:
+    """What is asked about: every pair in both orders, or in one drawn by the seed.
+
+    Raises `DataError` for pairs without a label.
+    """
     for pair in pairs:
         if pair.label is None:
             raise DataError(f"Pair {pair.id}, field label: missing; a trace is verified against the label.")
     if orders == "both":
-        return [Case(pair, order) for pair in pairs for order in _BOTH]
-    return [Case(pair, _BOTH[shown_swapped(pair, seed)]) for pair in pairs]
+        return [ShownPair(pair, order) for pair in pairs for order in _BOTH]
+    return [ShownPair(pair, _BOTH[shown_swapped(pair, seed)]) for pair in pairs]
 
 
 _BOTH: tuple[Order, Order] = ("ab", "ba")
 
 
 async def build_traces(
-    cases: Sequence[Case],
+    cases: Sequence[ShownPair],
     family: PairwiseFamily,
     directory: Path,
     first: Teacher,
@@ -88,7 +71,7 @@ async def build_traces(
     """
     unique(case.key for case in cases)
     by_key = {case.key: case for case in cases}
-    questions = {key: _messages(family.render(_shown(case))) for key, case in by_key.items()}
+    questions = {key: _messages(family.render(case.shown)) for key, case in by_key.items()}
     answers = await _ask(directory / "first.jsonl", questions, first, family, "first pass", at_once)
     flaws = {key: _flaw(by_key[key], answers[key], family) for key in by_key}
     again = {key: _again(questions[key], answers[key], by_key[key]) for key in by_key if flaws[key] in FLAWS}
@@ -126,25 +109,21 @@ def _outcome(row: Row) -> Reply | Failure:
     return Reply(row["text"], row["finished"], row["tokens"], row["read"])
 
 
-def _flaw(case: Case, answer: Reply | Failure, family: PairwiseFamily, hint: str = "") -> str | None:
+def _flaw(case: ShownPair, answer: Reply | Failure, family: PairwiseFamily, hint: str = "") -> str | None:
     if isinstance(answer, Failure):
         return answer.code
-    return flaw(answer.text, answer.finished, case.letter, family, _shown(case), hint)
-
-
-def _shown(case: Case) -> Any:
-    return WrittenJudgment(case.pair, case.order, "").shown
+    return flaw(answer.text, answer.finished, case.letter, family, case.shown, hint)
 
 
 def _messages(rendered: Rendered) -> Messages:
     return tuple({"role": m.role, "content": m.content} for m in rendered.messages)
 
 
-def _hint(case: Case) -> str:
+def _hint(case: ShownPair) -> str:
     return HINT.replace("{letter}", case.letter)
 
 
-def _again(question: Messages, answer: Reply | Failure, case: Case) -> Messages:
+def _again(question: Messages, answer: Reply | Failure, case: ShownPair) -> Messages:
     """The first question, what was answered if anything, and the hint: a new list, the question stays as it is."""
     said = answer.text if isinstance(answer, Reply) else ""
     before: tuple[dict[str, str], ...] = ({"role": "assistant", "content": said},) if said.strip() else ()
@@ -153,14 +132,18 @@ def _again(question: Messages, answer: Reply | Failure, case: Case) -> Messages:
 
 def _write(
     directory: Path,
-    by_key: dict[str, Case],
+    by_key: dict[str, ShownPair],
     family: PairwiseFamily,
     questions: dict[str, Messages],
     kept: dict[str, Reply | Failure],
     flaws: dict[str, str | None],
     second: dict[str, str | None],
 ) -> dict[str, Any]:
-    rows = [(key, case.judgment(_text(kept[key]), family)) for key, case in by_key.items() if key in kept]
+    rows = [
+        (key, WrittenJudgment(case.pair, case.order, _text(kept[key]), family.name))
+        for key, case in by_key.items()
+        if key in kept
+    ]
     lost = [
         {"id": case.pair.id, "order": case.order, "first": flaws[key], "second": second.get(key)}
         for key, case in by_key.items()
@@ -179,7 +162,7 @@ def _write(
 
 def _text(answer: Reply | Failure) -> str:
     assert isinstance(answer, Reply), "only replies are kept"
-    return answer.text
+    return answer.text.strip()
 
 
 def _check_prompts(path: Path, questions: Sequence[Messages], family: PairwiseFamily) -> None:

@@ -19,12 +19,12 @@ from service.judging.rm_r1 import INSTRUCT
 from training.data.demo_files import as_pair
 from training.data.demo_rubrics import trace
 from training.data.demo_tasks import TASKS, DemoPair
-from training.data.judgments import WrittenJudgment, read_judgments
+from training.data.judgments import ShownPair, read_judgments
 from training.data.pairs import DataError, Pair, read_objects
 from training.evaluation.demo import heldout_pairs
 from training.generation.outcomes import GenerationError
 from training.pipelines.demo_teacher import MISTAKES, Lesson, demo_teacher, mistake_of, question_key
-from training.traces.building import HINT, Case, build_traces, cases_of
+from training.traces.building import HINT, build_traces, cases_of
 from training.traces.teacher import Endpoint, Reply, Teacher
 
 
@@ -33,16 +33,15 @@ def drawn(count: int) -> tuple[list[Pair], list[DemoPair]]:
     return [as_pair(p, f"p{i}", i % 2 == 0) for i, p in enumerate(lessons)], lessons
 
 
-def lessons_of(cases: list[Case], lessons: list[DemoPair]) -> dict[str, Lesson]:
+def lessons_of(cases: list[ShownPair], lessons: list[DemoPair]) -> dict[str, Lesson]:
     found: dict[str, Lesson] = {}
     for case, lesson in zip(cases, lessons, strict=True):
-        shown = WrittenJudgment(case.pair, case.order, "")
-        messages = [{"role": m.role, "content": m.content} for m in INSTRUCT.render(shown.shown).messages]
-        found[question_key(messages)] = (lesson, shown.letter == "A")
+        messages = [{"role": m.role, "content": m.content} for m in INSTRUCT.render(case.shown).messages]
+        found[question_key(messages)] = (lesson, case.letter == "A")
     return found
 
 
-def build(cases: list[Case], directory: Path, url: str, **options: Any) -> dict[str, Any]:
+def build(cases: list[ShownPair], directory: Path, url: str, **options: Any) -> dict[str, Any]:
     async def go() -> dict[str, Any]:
         async with Teacher(Endpoint(url, "demo", **{"first_wait": 0.01, **options}), 8) as teacher:
             return await build_traces(cases, INSTRUCT, directory, teacher, at_once=8)
@@ -71,7 +70,7 @@ def test_mistakes_are_corrected_or_listed_and_no_hint_is_kept(tmp_path: Path) ->
     assert card["second_pass"] == {"repeats the hint": plan["parrot"], "wrong verdict": plan["stubborn"]}
     rows = list(read_judgments(tmp_path / "traces.jsonl"))
     assert len(rows) == card["kept"]
-    asked = {case.key: INSTRUCT.render(WrittenJudgment(case.pair, case.order, "").shown) for case in cases}
+    asked = {case.key: INSTRUCT.render(case.shown) for case in cases}
     for row in rows:
         row.require_verdict()
         assert row.family == "rm_r1"
