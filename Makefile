@@ -50,6 +50,7 @@ check: $(RUNTIME) $(TOOLS) ## lint, formatting, types
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
 	$(PY) -m mypy
+	$(PY) -m mypy --python-version 3.10 -p gram_client
 
 .PHONY: test
 test: $(RUNTIME) $(TOOLS) ## every test, real vLLM on the CPU included (TESTS='path or options' narrows it; SEED=2 draws other examples)

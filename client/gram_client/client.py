@@ -307,9 +307,11 @@ class Client:
         return self._link.run(calls.one(requests.import_queue(name, data), reading.queue), timeout_s)
 
     def put_references(self, items: Sequence[Reference | tuple[Prompt, str]], *, timeout_s: float | None = None) -> int:
-        """Store what responses to these prompts are compared with; how many were sent."""
-        request, count = requests.put_references(items), len(items)
-        return self._link.run(calls.one(request, lambda reply: count), timeout_s)
+        """Store what responses to these prompts are compared with; how many prompts have a reference then.
+
+        All are stored or none, in the place of earlier ones; all callers share them.
+        """
+        return self._link.run(calls.one(requests.put_references(items), reading.stored), timeout_s)
 
     def metrics(self, *, timeout_s: float | None = None) -> str:
         """The service's metrics in Prometheus text format."""

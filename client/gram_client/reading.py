@@ -32,6 +32,10 @@ def deleted(reply: Reply) -> int:
     return Fields(reply.json(), "a count").whole("deleted")
 
 
+def stored(reply: Reply) -> int:
+    return Fields(reply.json(), "a count").whole("total")
+
+
 def body(reply: Reply) -> bytes:
     return reply.body
 

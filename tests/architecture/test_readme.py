@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -49,7 +50,7 @@ def test_make_dry_runs() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("package", ["service", "training", "benchmarks"])
+@pytest.mark.parametrize("package", ["service", "training", "benchmarks", "gram_client"])
 def test_python_commands_exist(package: str) -> None:
     """Each command that a document names answers --help. One process a package: the imports are the slow part."""
     verbs = sorted(_commands(rf"python -m {package} ([a-z][a-z-]+)"))
@@ -63,7 +64,8 @@ def test_python_commands_exist(package: str) -> None:
         "    except SystemExit as stopped:\n"
         "        assert stopped.code == 0, verb\n"
     )
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    path = os.environ | {"PYTHONPATH": os.pathsep.join((str(ROOT), str(ROOT / "client")))}
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False, env=path)
     assert done.returncode == 0, done.stderr
     assert all(f"program {verb}" in done.stdout or f" {verb} " in done.stdout for verb in verbs)
 

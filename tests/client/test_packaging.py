@@ -92,11 +92,8 @@ def test_it_installs_alone(tmp_path: Path) -> None:
     done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert (target / "gram_client/py.typed").exists()
-    assert {path.name for path in target.iterdir()} <= {
-        "gram_client",
-        "bin",
-        f"gram_client-{PROJECT['version']}.dist-info",
-    }
+    facts = f"gram_client-{PROJECT['version']}.dist-info"
+    assert {path.name for path in target.iterdir()} == {"gram_client", "bin", facts}
     shipped = {path.relative_to(target) for path in target.rglob("gram_client/**/*.py")}
     assert shipped == {path.relative_to(CLIENT) for path in SOURCES}
     environment = _without_the_project(tmp_path, target)

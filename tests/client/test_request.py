@@ -11,12 +11,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import TypeAdapter
 
-from gram_client import Group, InvalidRequest, Member, Normalize, Pair, Referenced, Single, calls
+from gram_client import Group, InvalidRequest, Member, Normalize, Pair, Reference, Referenced, Single, calls
 from gram_client import items as wire
 from gram_client import request as requests
 from gram_client.exchange import Reply, Steps
 from gram_client.request import Request
-from service.schemas.requests import CompareRequest, RankRequest, RationaleRequest, ScoreRequest
+from service.schemas.requests import CompareRequest, RankRequest, RationaleRequest, ReferencesRequest, ScoreRequest
 from tests.support.properties import bar
 
 SCHEMAS: dict[str, TypeAdapter[Any]] = {
@@ -24,6 +24,7 @@ SCHEMAS: dict[str, TypeAdapter[Any]] = {
     "/rank": TypeAdapter(RankRequest),
     "/rationale": TypeAdapter(RationaleRequest),
     "/score": TypeAdapter(ScoreRequest),
+    "/references": TypeAdapter(ReferencesRequest),
 }
 words = st.text(st.characters(blacklist_categories=["Cs"]), max_size=20).map(lambda text: "x" + text)
 messages = st.fixed_dictionaries(
@@ -135,6 +136,12 @@ def test_score(data: st.DataObject, queue: Normalize | None, judge: str | None, 
 )
 def test_score_groups(some: list[Group], method: Any, queue: Normalize | None, key: str | None) -> None:
     _check(*_sent(calls.score_groups(some, method=method, normalize=queue, judge=None, key=key, max_chunk=50)))
+
+
+@bar(1_000)
+@given(st.lists(st.builds(Reference, prompts, words) | st.tuples(prompts, words), min_size=1, max_size=5))
+def test_put_references(some: list[Any]) -> None:
+    _check(requests.put_references(some))
 
 
 def test_keys_are_drawn_anew_for_each_call_and_chunk() -> None:

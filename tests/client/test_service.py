@@ -25,6 +25,7 @@ from gram_client import (
     Overloaded,
     Pair,
     Rationale,
+    Reference,
     Referenced,
     Retries,
     ScoringError,
@@ -40,8 +41,8 @@ from tests.support.serving import Api, listening, options, until
 
 ROOT = Path(__file__).resolve().parents[2]
 ASKED = ("p", "a", "b")
-NOT_OURS = {"/openapi.json", "/docs", "/get_reward", "/remote_rm", "/classify", "/rerank", "/startupz"}
-"""Descriptions, wire formats of particular trainers, and a probe that says what /readyz says."""
+NOT_OURS = {"/get_reward", "/remote_rm", "/classify", "/rerank", "/v1/rerank", "/v2/rerank", "/startupz"}
+"""Wire formats of particular trainers, and a probe that says what /readyz says."""
 
 both = pytest.mark.parametrize("kind", KINDS)
 
@@ -110,6 +111,9 @@ async def test_scores(kind: Kind) -> None:
         assert all(row.ok for row in single.rows)
         with pytest.raises(InvalidRequest, match="reference"):
             await _ask(kind, api, "score_single", [Single("p", "a")], judge="gram")
+        assert await _ask(kind, api, "put_references", [Reference("p", "b"), ("q", "c")]) == 2
+        stored = await _ask(kind, api, "score_single", [Single("p", "a")], judge="gram")
+        assert stored.scores == (await _ask(kind, api, "score_references", [Referenced("p", "a", "b")])).scores
 
 
 @both

@@ -4,6 +4,7 @@ tests need no curl; Python examples are run as programs."""
 from __future__ import annotations
 
 import argparse
+import os
 import shlex
 import subprocess
 import sys
@@ -64,7 +65,19 @@ def readme_curls() -> list[Curl]:
 
 def run_python_example(source: str, service: str) -> str:
     """What the example prints; it fails where the example fails."""
-    code = source.replace(SERVICE, service)
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=60)
+    return _run([sys.executable, "-c", source.replace(SERVICE, service)], ROOT)
+
+
+def run_shell_example(source: str, service: str, folder: Path) -> str:
+    """What the commands print, run in `folder` with this Python first; they fail where the example fails."""
+    return _run(["bash", "-euo", "pipefail", "-c", source.replace(SERVICE, service)], folder)
+
+
+def _run(command: list[str], folder: Path) -> str:
+    """With the client importable, as `make install` makes it."""
+    path = os.pathsep.join((str(Path(sys.executable).parent), os.environ.get("PATH", "")))
+    found = os.pathsep.join((str(ROOT / "client"), os.environ.get("PYTHONPATH", ""))).rstrip(os.pathsep)
+    environment = os.environ | {"PATH": path, "PYTHONPATH": found}
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60, cwd=folder, env=environment)
     assert done.returncode == 0, done.stderr
     return done.stdout
