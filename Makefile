@@ -12,6 +12,7 @@ TESTS ?=
 PART ?=
 SEED ?= 1
 SIZE ?= smoke
+TRAINER ?= trl openrlhf trl-judges verl swift areal
 
 # The GPU build of vLLM is the same Python module as the CPU build: each device has its own environment.
 VENV := $(if $(filter cpu,$(DEVICE)),.venv,.venv-$(DEVICE))
@@ -59,6 +60,15 @@ test: $(RUNTIME) $(TOOLS) ## every test, real vLLM on the CPU included (TESTS='p
 .PHONY: test-fast
 test-fast: $(RUNTIME) $(TOOLS) ## the service's suite on the fake engine: no real engine, no training, fewer examples a property, under a minute
 	$(PY) -m pytest -n auto --maxprocesses 8 --property-scale 0.2 -m 'not vllm and not slow' --ignore=tests/training $(TESTS)
+
+.PHONY: test-trainers
+test-trainers: $(RUNTIME) $(TOOLS) ## the trainers' own code against the service, each in an environment of its own (TRAINER=verl for one)
+	@set -e; for trainer in $(TRAINER); do \
+		python=$(PY); folder=tests/trainers/$$trainer; \
+		if [ -f $$folder/install.sh ]; then sh $$folder/install.sh $(PY); fi; \
+		if [ -d .venv-$$trainer ]; then python=.venv-$$trainer/bin/python; fi; \
+		echo "$$trainer:"; TRAINER=$$trainer $$python -m pytest -W default $$folder; \
+	done
 
 .PHONY: bench
 bench: $(RUNTIME) $(TOOLS) ## judged comparisons a second against vLLM offline, its OpenAI server and transformers, as ratios

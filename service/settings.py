@@ -30,8 +30,11 @@ from service.types import OnBudget, Scope
 PREFIX = "GRAM_"
 CONFIG_VARIABLE = "GRAM_CONFIG"
 DEFAULT_REPETITION = 4
-NOT_SETTINGS = frozenset({CONFIG_VARIABLE, "GRAM_DATA_DIR"})
-"""Variables with our prefix that are no settings: the file to read, and the evaluation data of tests and benchmarks."""
+NOT_SETTINGS = frozenset({CONFIG_VARIABLE, "GRAM_DATA_DIR", "GRAM_API_KEY"})
+"""Variables with our prefix that are no settings: the file to read, the evaluation data of tests and benchmarks, and
+the key of a client."""
+CLIENTS = f"{PREFIX}CLIENT_"
+"""Where a client finds the service: no settings either, and often set in the same shell."""
 
 
 def demo_model() -> str:
@@ -381,7 +384,9 @@ def _refuse_unknown_variables() -> None:
     known = {f"{PREFIX}{name}".upper() for name in Settings.model_fields}
     for variable in os.environ:
         name = variable.upper()
-        if name.startswith(PREFIX) and name not in NOT_SETTINGS and name.partition("__")[0] not in known:
+        if not name.startswith(PREFIX) or name.startswith(CLIENTS) or name in NOT_SETTINGS:
+            continue
+        if name.partition("__")[0] not in known:
             raise StartupError(f"The environment variable {variable} is no setting; correct or unset it.")
 
 

@@ -6,9 +6,9 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from gram_client import score_file
+from gram_client import best_of_n_file, score_file
 
-COMMANDS = {"score-file": score_file}
+COMMANDS = {"score-file": score_file, "best-of-n": best_of_n_file}
 """A module each, with `add_arguments` and `run`."""
 
 

@@ -148,6 +148,9 @@ ROOMS: dict[str, Room] = {
     "service.__main__": Room(("service",), ("fastapi", "uvicorn", "uvloop")),
     # A distribution of its own, for the environments of trainers: nothing of this project, nothing but httpx.
     "gram_client": Room((), ("httpx",)),
+    # Two of the trainers' classes can only be extended where the trainer is installed.
+    "gram_client.adapters.swift": Room(("gram_client",), ("swift",)),
+    "gram_client.adapters.verl_manager": Room(("gram_client",), ("verl",)),
     "training": Room(),
     "training.__main__": Room(("training", "service.errors")),
     # Thin: arguments in, one call; each command imports its own work when it runs.
