@@ -32,12 +32,13 @@ class WholeStates:
     def _clip_grad_norm(self, model: nn.Module) -> Any:
         """The gradient's length before it is cut, which is no number when the loss is none: all processes see the same.
 
-        Raises `TrainingDiverged` before the weights would change.
+        Raises `TrainingDiverged` before the weights change; DeepSpeed, whose engine steps by itself, has changed those
+        in memory by then. Neither is saved.
         """
         norm = super()._clip_grad_norm(model)  # type: ignore[misc]
         if not math.isfinite(float(norm)):
             raise TrainingDiverged(
-                f"The gradient of step {self.state.global_step + 1} is {float(norm)}; the weights were not touched. "
+                f"The gradient of step {self.state.global_step + 1} is {float(norm)}; nothing of it was saved. "
                 "Look at that step's rows, lower optimizer.learning_rate, then go on with --resume."
             )
         return norm

@@ -117,11 +117,15 @@ class WritingJudgeTrainer(TextTrainer):
         return None, torch.tensor(rows, dtype=torch.float32, device=batch["input_ids"].device), batch["label.right"]
 
     def _keep_sample(self, text: str) -> None:
+        """Behind those of earlier steps; what a resumed run evaluates again takes the place of what there was."""
         self._wants_sample = False
-        path = Path(self.args.output_dir) / SAMPLES
+        path, step = Path(self.args.output_dir) / SAMPLES, self.state.global_step
+        lines = path.read_text(encoding="utf-8").split("\n") if path.exists() else []
+        kept = [f"{line}\n" for line in lines if line and json.loads(line)["step"] < step]
         path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("a", encoding="utf-8") as out:
-            out.write(json.dumps({"step": self.state.global_step, "text": text}, ensure_ascii=False) + "\n")
+        part = path.with_suffix(".part")
+        part.write_text("".join(kept) + json.dumps({"step": step, "text": text}) + "\n", encoding="utf-8")
+        part.replace(path)
 
 
 def mean_loss(prediction: EvalPrediction) -> dict[str, float]:

@@ -100,17 +100,20 @@ def test_an_interrupted_run_ends_with_the_same_weights(tmp_path: Path) -> None:
     changes: dict[str, Any] = {
         "schedule": {"steps": 4},
         "output": {"save_every": 2, "max_rationale_tokens": 8},
-        "evaluation": {"limit": 1},
+        "evaluation": {"limit": 1, "every": 1},
     }
     whole = reason_recipe(tmp_path, version="whole", **changes)
     learn_to_write(whole)
     expected = weights(whole.output.directory)
     halted = reason_recipe(tmp_path, version="halted", **changes)
     with pytest.raises(KeyboardInterrupt):
-        learn_to_write(halted, callbacks=[Interrupt(3)])
+        learn_to_write(halted, callbacks=[Interrupt(4)])
     learn_to_write(halted, resume=True)
     for name, tensor in weights(halted.output.directory).items():
         assert torch.equal(tensor, expected[name]), name
+    told = [(recipe.run_directory / "samples.jsonl").read_text("utf-8") for recipe in (whole, halted)]
+    assert [json.loads(line)["step"] for line in told[0].splitlines()] == [1, 2, 3, 4]
+    assert told[1] == told[0], "what was evaluated again is told once"
 
 
 @pytest.mark.slow
