@@ -21,7 +21,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         + " ".join(f"{name}: {text}." for name, text in METHODS.items()),
     )
     parser.add_argument("method", choices=METHODS, help="which method")
-    parser.add_argument("--size", default="smoke", help="smoke (minutes on two cores, the default); rm-r1 also tiny")
+    parser.add_argument("--size", default="smoke", help="smoke (minutes on two cores, the default) or tiny")
     parser.add_argument("--directory", type=Path, help="where everything goes (default: runs/METHOD-SIZE)")
     parser.add_argument("--seed", type=int, default=1, help="default: 1")
 

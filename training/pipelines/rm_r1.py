@@ -6,6 +6,10 @@ Every part is the one a real run uses (`traces`, `distill`, `grpo`); what is sma
 number of steps. It starts from the demo judge, which knows the tasks but has never seen this format, and asks in the
 short template (``reasoner``), whose prompt is an eighth as long. Killed at any point and started again, it ends with
 the same weights.
+
+What the demo judge brings along does not carry over by itself: it knows the responses as "Assistant A's" and "Assistant
+B's", and this prompt says "Chatbot". Even behind a whole rationale of its own, its letter is a coin's here. So it
+learns from six tasks in bare form, and each pair's two orders stand in one step: they differ in nothing but the side.
 """
 
 from __future__ import annotations
@@ -22,8 +26,7 @@ import service
 from service.judging.rm_r1 import REASONER
 from training.data.demo_files import as_pair
 from training.data.demo_rubrics import TASK_TYPES
-from training.data.demo_tasks import TASKS, DemoPair, draw
-from training.data.judgments import WrittenJudgment
+from training.data.demo_tasks import DemoPair, draw
 from training.data.pairs import Pair, read_pairs, write_pairs
 from training.pipelines.demo_teacher import Lesson, demo_teacher, question_key
 from training.pipelines.steps import Steps, is_begun, weights_hash
@@ -31,11 +34,15 @@ from training.writing_configs import DistillRecipe, GrpoRecipe
 
 START = Path(service.__file__).parent / "demo"
 TEMPLATE = "reasoner"
+TASKS = ("capitals", "addition", "categories", "extreme", "opposites", "refusals")
 
 
 @dataclass(frozen=True, slots=True)
 class Size:
-    """Pairs of each part, and steps; a rollout is ``prompts`` x 7 judgments and two updates."""
+    """Pairs of each part, and steps; a rollout is ``prompts`` x 7 judgments and two updates.
+
+    Pairs are distilled in both orders, so ``distill_rows`` of a step must be even.
+    """
 
     distill_pairs: int
     rl_pairs: int
@@ -48,7 +55,7 @@ class Size:
 
 SIZES = {
     "tiny": Size(24, 4, 2, 4, 4, 2, 2),
-    "smoke": Size(1600, 256, 54, 80, 32, 6, 16),
+    "smoke": Size(1800, 256, 54, 220, 16, 6, 16),
 }
 """``tiny`` only shows that the parts fit together."""
 
@@ -68,8 +75,7 @@ def run(size: str, directory: Path, seed: int) -> dict[str, Any]:
 
 
 def _drawn(count: int, rng: Random, from_held_out: bool) -> list[DemoPair]:
-    names = list(TASKS)
-    return [draw(names[i % len(names)], rng, from_held_out=from_held_out) for i in range(count)]
+    return [draw(TASKS[i % len(TASKS)], rng, from_held_out=from_held_out, plain=True) for i in range(count)]
 
 
 def _lessons(size: Size, seed: int) -> dict[str, list[DemoPair]]:
@@ -96,12 +102,12 @@ def _traces(directory: Path, seed: int) -> dict[str, Any]:
     from training.traces.teacher import Endpoint, Teacher
 
     pairs = list(read_pairs(directory / "distill.jsonl"))
-    cases = cases_of(pairs, "random", seed)
+    cases = cases_of(pairs, "both", seed)
+    facts = [lesson for lesson in _facts(directory, pairs) for _ in ("ab", "ba")]
     lessons: dict[str, Lesson] = {}
-    for case, lesson in zip(cases, _facts(directory, pairs), strict=True):
-        shown = WrittenJudgment(case.pair, case.order, "")
-        messages = [{"role": m.role, "content": m.content} for m in REASONER.render(shown.shown).messages]
-        lessons[question_key(messages)] = (lesson, shown.letter == "A")
+    for case, lesson in zip(cases, facts, strict=True):
+        messages = [{"role": m.role, "content": m.content} for m in REASONER.render(case.shown).messages]
+        lessons[question_key(messages)] = (lesson, case.letter == "A")
 
     async def ask(url: str) -> dict[str, Any]:
         endpoint = Endpoint(url, "demo-teacher", max_tokens=512, timeout=60.0)
@@ -141,7 +147,9 @@ def distill_recipe(directory: Path, size: Size, seed: int) -> DistillRecipe:
                 "train": [str(directory / "traces" / "traces.jsonl")],
                 "evaluation": str(directory / "held-out.jsonl"),
                 "max_tokens": 1024,
+                "shuffle": False,
             },
+            "precision": {"compute": "bfloat16"},
             "optimizer": {"name": "muon", "learning_rate": 2e-3, "matrix_learning_rate": 6e-3, "betas": [0.9, 0.98]},
             "schedule": {"kind": "linear", "steps": size.distill_steps, "warmup": 0.05},
             "batch": {"rows": size.distill_rows, "rows_per_device": size.distill_rows, "shared_prefix": True},

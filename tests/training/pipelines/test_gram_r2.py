@@ -1,4 +1,7 @@
-"""The real stages and the real engine under the loop, as far as a prover of two steps carries them."""
+"""The real stages and the real engine under the loop, as far as a prover of two steps carries them.
+
+`test_killed` runs all of it, at the smallest size that comes to its end.
+"""
 
 from __future__ import annotations
 
@@ -35,8 +38,8 @@ def test_an_untrained_prover_is_told_by_the_rules_that_drop_its_proofs(tmp_path:
     assert len((small.run / "start" / "proofs.jsonl").read_text().splitlines()) == 1 + 6
 
 
-def test_the_smoke_size_is_the_shipped_recipes() -> None:
-    assert set(SIZES) == {"smoke"}
-    made = recipe_in("smoke", Path("somewhere"))
-    assert made.run == Path("somewhere/run")
+@pytest.mark.parametrize("size", SIZES)
+def test_a_size_is_a_shipped_recipe(size: str) -> None:
+    made = recipe_in(size, Path("somewhere"))
+    assert (made.version, made.run) == (f"gram-r2-{size}", Path("somewhere/run"))
     assert summary(made, {"prepare": {"evaluation": 3}}) == ["no data.evaluation: no judge was measured"]

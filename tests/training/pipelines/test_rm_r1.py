@@ -1,58 +1,18 @@
-"""The whole of RM-R1 in one command: killed wherever the clock stops it, it ends with the same weights."""
+"""RM-R1 in one command: its steps, its recipes, and what its teacher says. `test_killed` runs all of it."""
 
 from __future__ import annotations
 
-import json
-import os
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 from random import Random
-from typing import Any
 
 import pytest
 
-from service.manifest import Manifest
-from tests.architecture.source import ROOT
+from service.judging.rm_r1 import INSTRUCT, REASONER
+from training.data.demo_rubrics import TASK_TYPES, trace
+from training.data.demo_tasks import ALL_TASKS, draw
 from training.data.pairs import DataError
 from training.pipelines.rm_r1 import SIZES, distill_recipe, grpo_recipe
 from training.pipelines.steps import Steps
-
-COMMAND = [sys.executable, "-m", "training", "pipeline", "rm-r1", "--size", "tiny", "--directory"]
-
-
-def start(directory: Path) -> subprocess.Popen[bytes]:
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    with (directory.parent / f"{directory.name}.log").open("ab") as log:
-        return subprocess.Popen([*COMMAND, str(directory)], cwd=ROOT, env=environment, stdout=log, stderr=log)
-
-
-def finish(directory: Path) -> dict[str, Any]:
-    process = start(directory)
-    assert process.wait() == 0, (directory.parent / f"{directory.name}.log").read_text("utf-8")[-3000:]
-    report: dict[str, Any] = json.loads((directory / "report.json").read_text("utf-8"))
-    return report
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(900)
-def test_killed_at_a_random_point_it_ends_with_the_same_weights(tmp_path: Path) -> None:
-    begun = time.monotonic()
-    whole = finish(tmp_path / "whole")
-    duration = time.monotonic() - begun
-    assert whole["traces"]["kept"] > 0
-    halted = start(tmp_path / "halted")
-    time.sleep(Random().uniform(0.3, 0.9) * duration)
-    halted.send_signal(signal.SIGKILL)
-    halted.wait()
-    again = finish(tmp_path / "halted")
-    assert again["grpo"]["weights"] == whole["grpo"]["weights"]
-    assert again["distill"]["weights"] == whole["distill"]["weights"]
-    assert again["grpo"]["figures"] == whole["grpo"]["figures"]
-    manifest = Manifest.load(tmp_path / "halted" / "judge")
-    assert manifest is not None and manifest.judges[0].family == "rm_r1"
 
 
 def test_a_step_is_done_once_and_other_settings_are_refused(tmp_path: Path) -> None:
@@ -79,3 +39,18 @@ def test_the_recipes_are_rm_r1s(size: str, tmp_path: Path) -> None:
     )
     assert recipe.updates == 2
     assert distill_recipe(tmp_path, SIZES[size], 1).family == "rm_r1"
+    assert distill_recipe(tmp_path, SIZES[size], 1).batch.rows % 2 == 0, "a step holds both orders of its pairs"
+
+
+@pytest.mark.parametrize("task", ALL_TASKS)
+def test_a_lesson_is_a_judgment_of_its_type(task: str) -> None:
+    pair = draw(task, Random(task), from_held_out=False)
+    for family in (INSTRUCT, REASONER):
+        for right_first, letter in ((True, "A"), (False, "B")):
+            parsed = family.parse(trace(pair, right_first))
+            assert (parsed.verdict, parsed.conflicting) == (letter, 0)
+            assert parsed.sections["type"].lower() == TASK_TYPES[task]
+            assert parsed.sections.keys() - {"eval"} == {
+                "type",
+                "solution" if TASK_TYPES[task] == "reasoning" else "rubric",
+            }

@@ -12,7 +12,7 @@ from tests.support.scripted_selftrain import recipe
 from training.data.judgments import read_judgments
 from training.data.pairs import DataError, read_pairs
 from training.estimate import GB
-from training.pipelines.gram_r2 import RECIPES, SIZES, TASKS, recipe_in, write_data
+from training.pipelines.gram_r2 import RECIPES, SIZES, recipe_in, write_data
 from training.planning import Machine
 from training.selftrain.planning import lines, parts
 from training.selftrain.recipe import SelfTrainRecipe, load_selftrain
@@ -98,7 +98,7 @@ def test_the_pipelines_data_is_the_same_each_time_and_disjoint(tmp_path: Path) -
     for name, count in (("labelled", sizes.labelled), ("unlabelled", sizes.unlabelled), ("dev", sizes.evaluation)):
         found = list(read_pairs(tmp_path / "one" / f"{name}.jsonl"))
         assert len(found) == count
-        assert {pair.subset for pair in found} == set(TASKS)
+        assert {pair.subset for pair in found} == set(sizes.tasks)
         pairs += found
     texts = {(pair.prompt, *sorted((pair.response_a, pair.response_b))) for pair in pairs}
     assert len(texts) == len(pairs)
