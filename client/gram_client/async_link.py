@@ -112,7 +112,7 @@ class AsyncLink:
         if opened is not None and opened.loop is loop:  # an id may be that of a loop long gone
             return opened.http
         holder = self._hold(key)
-        http = await holder.__anext__()
+        http = await holder.__anext__()  # nothing in it waits, so no other call of this loop comes between
         self._opened[key] = _Opened(loop, http, holder)
         return http
 

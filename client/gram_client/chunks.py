@@ -19,7 +19,7 @@ Ask = Callable[[Request], Steps[Reply]]
 CHUNK_BYTES = 4 * 1024 * 1024 - 64 * 1024
 """Items of one request in bytes: the service's limit of a body, less what stands around them."""
 
-_PLACE = re.compile(r"body\.(?:(?:items|groups)\.)?(?:items|groups)\[(\d+)\]")
+_PLACE = re.compile(r"body\.(?:items|groups)\[(\d+)\]")
 
 
 def split(items: Sequence[Item], weights: Sequence[int], max_weight: int, max_bytes: int = CHUNK_BYTES) -> list[range]:

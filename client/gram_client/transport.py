@@ -94,7 +94,9 @@ def build(http: httpx.Client | httpx.AsyncClient, send: Send, extensions: dict[s
 
 
 def reply_of(response: httpx.Response, body: bytes) -> Reply:
-    return Reply(response.status_code, {name.lower(): value for name, value in response.headers.items()}, body)
+    """Headers matter, and take their time, where something went wrong."""
+    headers = {} if response.is_success else {name.lower(): value for name, value in response.headers.items()}
+    return Reply(response.status_code, headers, body)
 
 
 def error_of_transport(error: Exception, deadline: Deadline) -> ScoringError:

@@ -236,12 +236,13 @@ class ReferencesRequest(_Request):
 
 
 def _score_shape(value: Any) -> str:
-    return "groups" if isinstance(value, dict) and "groups" in value else "items"
+    return "scored groups" if isinstance(value, dict) and "groups" in value else "scored items"
 
 
 ScoreRequest = Annotated[
-    Annotated[ScoreItems, Tag("items")] | Annotated[ScoreGroups, Tag("groups")], Discriminator(_score_shape)
+    Annotated[ScoreItems, Tag("scored items")] | Annotated[ScoreGroups, Tag("scored groups")],
+    Discriminator(_score_shape),
 ]
 
-SHAPE_TAGS = frozenset({"a text", "a chat", "one pair", "a batch"})
+SHAPE_TAGS = frozenset({"a text", "a chat", "one pair", "a batch", "scored items", "scored groups"})
 """Steps of a validation error's location that are no field names."""

@@ -43,12 +43,15 @@ def test_threads_share_one_client() -> None:
 
 
 def test_a_loop_for_each_step_leaves_no_connection_behind() -> None:
-    """As trainers do that run their rewards by asyncio.run. Unclosed connections would be ResourceWarnings: errors."""
+    """As trainers do that run their rewards by asyncio.run."""
     with scripted(Say()) as server:
         judge = AsyncClient(server.url)
         assert [_asked_anew(judge) for _ in range(4)] == [0.75] * 4
         assert not judge._link._opened
-    assert server.connections == 4
+        give_up_at = time.monotonic() + 10
+        while server.ended < 4 and time.monotonic() < give_up_at:
+            time.sleep(0.01)
+        assert (server.connections, server.ended) == (4, 4)
 
 
 def test_loops_in_several_threads_share_one_client() -> None:

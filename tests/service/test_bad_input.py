@@ -272,6 +272,11 @@ async def test_all_problems_are_named_at_once(api: Api) -> None:
 async def test_places_in_batches_are_named(api: Api) -> None:
     error = check_error(await api.post("/compare", {"items": [PAIR, PAIR | {"response_b": " "}]}))
     assert [problem["field"] for problem in error["details"]["errors"]] == ["body.items[1].response_b"]
+    item, group = {"prompt": "p", "response": "a", "reference": "b"}, {"prompt": "p", "responses": ["a", "b"]}
+    error = check_error(await api.post("/score", {"items": [item, item | {"response": ""}]}))
+    assert [problem["field"] for problem in error["details"]["errors"]] == ["body.items[1].response"]
+    error = check_error(await api.post("/score", {"groups": [group | {"responses": ["a", ""]}]}))
+    assert [problem["field"] for problem in error["details"]["errors"]] == ["body.groups[0].responses[1]"]
 
 
 @pytest.mark.parametrize(

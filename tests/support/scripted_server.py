@@ -84,6 +84,7 @@ class Script:
         self.url = ""
         self.asked: list[Asked] = []
         self.connections = 0
+        self.ended = 0
         self.released = threading.Event()
         self._actions = list(actions)
         self._lock = threading.Lock()
@@ -91,6 +92,10 @@ class Script:
     def connected(self) -> None:
         with self._lock:
             self.connections += 1
+
+    def disconnected(self) -> None:
+        with self._lock:
+            self.ended += 1
 
     def next(self, asked: Asked) -> Action:
         with self._lock:
@@ -114,6 +119,8 @@ class _Handler(socketserver.StreamRequestHandler):
                 pass
         except OSError:
             pass  # the client has gone
+        finally:
+            self.server.script.disconnected()
 
     def _read(self) -> Asked | None:
         first = self.rfile.readline().split()
