@@ -16,6 +16,7 @@ from benchmarks import (
     health,
     heldout,
     kill,
+    openrlhf,
     padding,
     prefix,
     repeatability,
@@ -27,7 +28,21 @@ from benchmarks import (
 )
 from benchmarks.figures import DOCS, INTRODUCTION
 
-SERVICE = (throughput, prefix, heldout, votes, repeatability, startup, kill, commit, client, health, soak, adaptive)
+SERVICE = (
+    throughput,
+    prefix,
+    heldout,
+    votes,
+    repeatability,
+    startup,
+    kill,
+    commit,
+    client,
+    health,
+    openrlhf,
+    soak,
+    adaptive,
+)
 ALL = (*SERVICE, generation, train, padding)
 MEASUREMENTS: dict[str, ModuleType] = {module.__name__.rpartition(".")[2]: module for module in ALL}
 WITH_URL = (prefix, heldout, votes)
@@ -40,7 +55,7 @@ def parse(command_line: Sequence[str]) -> Namespace:
         one = names.add_parser(name, help=(module.__doc__ or "").strip(), description=module.__doc__)
         one.add_argument("--write-docs", action="store_true", help=f"add the result to {DOCS.parent.name}/{DOCS.name}")
         one.add_argument("--strict", action="store_true", help="exit with 1 when a promised figure is missed")
-        if module not in (startup, commit, client, health, soak, train, padding, generation):
+        if module not in (startup, commit, client, health, soak, train, padding, generation, openrlhf):
             one.add_argument("--model", help="checkpoint directory (default: the demo judge)")
         if module in WITH_URL:
             one.add_argument("--url", help="a running service (default: one is started)")

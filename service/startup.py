@@ -79,7 +79,15 @@ def load_manifest(settings: Settings) -> Manifest | None:
 
 
 def plan_judges(settings: Settings, manifest: Manifest | None) -> list[JudgePlan]:
-    """The judges the configuration names, else those of the checkpoint's manifest."""
+    """The judges the configuration names, else those of the checkpoint's manifest. Raises `StartupError`."""
+    plans = _plans(settings, manifest)
+    if settings.compat.judge not in (None, *(plan.name for plan in plans)):
+        names = ", ".join(plan.name for plan in plans)
+        raise StartupError(f"compat.judge names no judge of this service; its judges are {names}.")
+    return plans
+
+
+def _plans(settings: Settings, manifest: Manifest | None) -> list[JudgePlan]:
     entries = manifest.judges if manifest else ()
     if settings.judges:
         return [_from_settings(settings, number, entries) for number in range(len(settings.judges))]

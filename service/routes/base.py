@@ -22,6 +22,8 @@ from service.types import Scope
 DEADLINE_HEADER = "X-Deadline-Ms"
 BODY_TIMEOUT_S = 30.0
 
+KEY_DESCRIPTION = "A key with the route's scope; or as the password of HTTP Basic, for callers that can set only a URL."
+
 Handler = Callable[[Request], Coroutine[Any, Any, Response]]
 
 
@@ -69,7 +71,7 @@ def _documented(x_deadline_ms: Annotated[int | None, Header(ge=1, le=600_000)] =
 TheService = Annotated[Service, Depends(current_service)]
 TheGate = Annotated[Gate, Depends(current_gate)]
 TheCall = Annotated[Call, Depends(current_call)]
-DOCUMENTED = [Security(HTTPBearer(auto_error=False, description="A key with the route's scope.")), Depends(_documented)]
+DOCUMENTED = [Security(HTTPBearer(auto_error=False, description=KEY_DESCRIPTION)), Depends(_documented)]
 """Dependencies that only describe: keys and deadlines are checked before any dependency runs."""
 
 

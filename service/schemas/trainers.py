@@ -40,7 +40,7 @@ Label = Annotated[Any, BeforeValidator(_mended)]
 
 
 class _Request(BaseModel):
-    model_config = ConfigDict(extra="ignore", frozen=True, protected_namespaces=())
+    model_config = ConfigDict(extra="ignore", strict=True, frozen=True, protected_namespaces=())
 
 
 class _Reply(BaseModel):

@@ -154,3 +154,9 @@ async def test_a_store_that_cannot_open_stops_the_start(tmp_path: Path) -> None:
 def test_every_family_has_a_plan_on_the_fake_engine() -> None:
     plans = plan_judges(settings_for(), None)
     assert [plan.family for plan in plans] == [get_family(f) for f in ("gram", "gram_r2", "rm_r1", "scalar")]
+
+
+def test_the_judge_of_trainers_formats_must_be_there() -> None:
+    assert plan_judges(settings_for({"compat": {"judge": "gram"}}), None)[0].name == "gram"
+    with pytest.raises(StartupError, match=r"compat\.judge names no judge.*gram"):
+        plan_judges(settings_for({"compat": {"judge": "grammar"}}), None)
