@@ -119,8 +119,9 @@ $(VENV)/gpu.stamp: requirements/gpu.txt | $(PY)
 	@touch $@
 
 # After the runtime: one pip at a time in one environment, also under make -j.
-$(TOOLS): requirements/dev.txt | $(RUNTIME)
+$(TOOLS): requirements/dev.txt tests/trainers/openrlhf/requirements.txt | $(RUNTIME)
 	$(PIP) --no-deps -r requirements/dev.txt
 	$(PIP) --no-deps --no-build-isolation --no-index --editable client
+	sh tests/trainers/openrlhf/install.sh $(PY)
 	@$(COMPILE)
 	@touch $@

@@ -239,8 +239,7 @@ ROOMS: dict[str, Room] = {
     "benchmarks": Room(("service", "training", "gram_client"), ("httpx", "matplotlib", "psutil", "rich")),
     "benchmarks.offline": Room(("service",), ("vllm", "prometheus_client")),
     "benchmarks.train_steps": Room(("training",), ("torch", "transformers")),
-    "benchmarks.openrlhf_clients": Room(("benchmarks.rollouts",), ("torch", "openrlhf")),
-    "benchmarks.rollouts": Room(),
+    "benchmarks.openrlhf_clients": Room(("benchmarks",), ("torch", "openrlhf")),
     "benchmarks.one_pair": Room((), ("torch", "transformers")),
     "examples": Room(("gram_client",), ("httpx",)),
 }
