@@ -1,8 +1,10 @@
-"""What a self-training run will need before it is started: memory and hours of every training step, hours of writing.
+"""What a self-training run will need before it is started: memory and hours of every training step, hours of
+writing, and of reading what was written.
 
-Training is `training.estimate`'s arithmetic. Writing is tokens over a rate: decoding is bound by memory bandwidth, so
-the rate falls as the model grows. The one rate taken as known is an assumption of this file, not a measurement: 2,300
-tokens a second for each A800 with a model of 8 B parameters, sampled in large batches.
+Training is `training.estimate`'s arithmetic, and a likelihood its forward pass: no cache saves any of it. Writing is
+tokens over a rate: decoding is bound by memory bandwidth, so the rate falls as the model grows. The one rate taken as
+known is an assumption of this file, not a measurement: 2,300 tokens a second for each A800 with a model of 8 B
+parameters, sampled in large batches.
 """
 
 from __future__ import annotations
@@ -13,7 +15,7 @@ from pathlib import Path
 
 from training.architectures import Architecture
 from training.data.pairs import DataError
-from training.estimate import GB, Memory, memory, time
+from training.estimate import GB, GPUS, Memory, memory, time
 from training.planning import Machine, plan, shape_of
 from training.presets import Expected
 from training.selftrain.recipe import ExpectSection, SelfTrainRecipe, Step
@@ -44,11 +46,11 @@ def parts(recipe: SelfTrainRecipe, machine: Machine) -> list[Part]:
     both = 2 if recipe.proofs.orders == "both" else 1
     kept = round(expect.unlabelled_a_round * expect.kept)
     found = [_training("prover", prover, prover_shape, expect.rationales, expect, machine)] if not recipe.prover else []
-    found.append(_proving("labelled pairs: proofs", recipe, prover_shape, expect.labelled, expect, machine))
+    found += _proving("labelled pairs", recipe, prover_shape, expect.labelled, expect, machine)
     found.append(_training("start", judges["start"], shape, both * expect.labelled, expect, machine))
     for number in range(1, recipe.rounds + 1):
         found.append(_voting(f"round {number}: votes", recipe, shape, expect, machine))
-        found.append(_proving(f"round {number}: proofs", recipe, prover_shape, kept, expect, machine))
+        found += _proving(f"round {number}", recipe, prover_shape, kept, expect, machine)
         rows = both * (expect.labelled + number * kept)
         found.append(_training(f"round {number}", judges["round"], shape, rows, expect, machine))
     found.append(_training("final", judges["final"], shape, expect.rationales, expect, machine))
@@ -85,11 +87,15 @@ def _training(
 
 def _proving(
     name: str, recipe: SelfTrainRecipe, shape: Architecture, pairs: int, expect: ExpectSection, machine: Machine
-) -> Part:
+) -> Iterator[Part]:
+    """Proofs, and the two likelihoods of each where they decide which is kept."""
     section = recipe.proofs
     claims = pairs * (2 if section.orders == "both" else 1)
     texts = claims * section.candidates
-    return _writing(name, texts, texts * expect.text_tokens, shape, machine)
+    yield _writing(f"{name}: proofs", texts, texts * expect.text_tokens, shape, machine)
+    if section.policy in ("ratio", "likelihood"):
+        tokens = texts * (expect.row_tokens + expect.text_tokens)
+        yield _reading(f"{name}: scores", 2 * texts, tokens, shape, expect, machine)
 
 
 def _voting(name: str, recipe: SelfTrainRecipe, shape: Architecture, expect: ExpectSection, machine: Machine) -> Part:
@@ -100,3 +106,9 @@ def _voting(name: str, recipe: SelfTrainRecipe, shape: Architecture, expect: Exp
 def _writing(name: str, texts: int, tokens: float, shape: Architecture, machine: Machine) -> Part:
     rate = RATE * RATE_PARAMETERS / shape.parameter_count * machine.gpus
     return Part(name, f"{texts:,} texts, {tokens / 1e9:.2f} B tokens written", tokens / rate / 3600)
+
+
+def _reading(name: str, texts: int, tokens: int, shape: Architecture, expect: ExpectSection, machine: Machine) -> Part:
+    flop = shape.forward_flop(expect.row_tokens, with_head=True)
+    speed = machine.gpus * GPUS[machine.gpu].peak_flops * machine.utilisation / flop
+    return Part(name, f"{texts:,} texts, {tokens / 1e9:.2f} B tokens read", tokens / speed / 3600)

@@ -41,6 +41,20 @@ def test_the_header_of_a_large_recipe_is_its_own_arithmetic(name: str) -> None:
     assert trained[1].hours < trained[2].hours < trained[3].hours < trained[4].hours
 
 
+def test_choosing_by_likelihood_reads_every_proof_twice() -> None:
+    """With its pair, a row's tokens, and alone, a text's; without the choice nothing is read."""
+    made = load_selftrain(RECIPES / "8b.toml")
+    assert made.expect is not None
+    scored = {part.name: part for part in parts(made, Machine()) if part.name.endswith("scores")}
+    assert list(scored) == ["labelled pairs: scores", *(f"round {n}: scores" for n in (1, 2, 3))]
+    proofs = made.expect.labelled * made.proofs.candidates
+    tokens = proofs * (made.expect.row_tokens + made.expect.text_tokens)
+    lowest = tokens * 2 * 14.0e9 / (8 * 312e12 * 0.4) / 3600
+    assert lowest < scored["labelled pairs: scores"].hours < 1.3 * lowest
+    drawn = made.model_copy(update={"proofs": made.proofs.model_copy(update={"policy": "random"})})
+    assert not any("scores" in part.name for part in parts(drawn, Machine()))
+
+
 def test_a_plan_needs_to_know_how_much_there_is(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"no table \[expect\]"):
         parts(recipe(tmp_path), Machine())
