@@ -42,7 +42,8 @@ EXAMPLES = """rows, a JSON object a line; what its fields are says what is asked
   prompt, responses                 each response's mean win probability over the others
   prompt, response                  for scalar judges
 
-A prompt is a text or a list of {"role", "content"}. Run the same command again to go on where it stopped."""
+A prompt is a text or a list of {"role", "content"}. Run the same command again to go on where it stopped.
+The service's key, if it wants one, is read from the environment variable GRAM_API_KEY."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +75,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--method", choices=["all_pairs", "pivot", "swiss"], help="for groups (default: all_pairs)")
     parser.add_argument("--batch", type=int, default=64, help="rows of one request (default: %(default)s)")
     parser.add_argument("--at-once", type=int, default=8, help="requests at a time (default: %(default)s)")
-    parser.add_argument("--timeout", type=float, default=600.0, help="seconds of a request, retries included")
+    parser.add_argument("--timeout", type=float, default=600.0, help="seconds of a request with its retries (600)")
     parser.add_argument("--overwrite", action="store_true", help="begin anew although the output exists")
     parser.add_argument("--quiet", action="store_true", help="no progress line")
 
