@@ -31,6 +31,11 @@ SLOW_S = 5.0
 JUDGING = ("/score", "/compare", "/rank", "/rationale", "/get_reward", "/remote_rm", "/classify", "/rerank")
 
 
+def patience_s(weather: Weather) -> float:
+    """A client's deadline on such a day: short where it is to be seen passing, else more than enough."""
+    return 1.5 if weather in ("overloaded", "killed") else 60.0
+
+
 @dataclass
 class Day:
     """What callers of judging routes meet.

@@ -2,6 +2,7 @@
 
 trl.py           reward functions for GRPO, RLOO, OnlineDPO (trl_judge.py: pairwise judges of TRL up to 1.0)
 verl.py          compute_score and compute_score_batch (verl_manager.py: a reward manager that knows groups)
+openrlhf_reward.py  a file for --reward.remote_url, where the URL alone is not enough
 slime.py         functions for --custom-rm-path, single and --group-rm
 swift.py         an external plugin of ms-swift
 areal.py         reward functions of AReaL

@@ -64,8 +64,9 @@ def unsent(code: str) -> Reward:
 
 def lost(error: BaseException) -> Reward:
     """The reward of every sample of a call that failed as a whole."""
-    code = error.code if isinstance(error, ScoringError) else ""
-    return Reward(None, None, code or type(error).__name__, str(error))
+    ours = error if isinstance(error, ScoringError) else None
+    code = ours.code if ours is not None else ""
+    return Reward(None, None, code or type(error).__name__, str(error) if ours is None else ours.message)
 
 
 def of_row(row: Row) -> Reward:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import cache
 from typing import Literal
 
 from gram_client.async_client import AsyncClient
@@ -41,10 +42,11 @@ class Judging:
         return 0.5 if self.normalize is None else 0.0
 
     def client(self) -> Client:
-        return _client(self)
+        """The same one for the same address in this process, so that connections are used again."""
+        return _client(*self.address(), self.timeout_s)
 
     def async_client(self) -> AsyncClient:
-        return _async_client(self)
+        return _async_client(*self.address(), self.timeout_s)
 
     def address(self) -> tuple[str, str | None, str | None]:
         """URL, key and judge, from the environment where they are not given."""
@@ -56,13 +58,13 @@ class Judging:
         )
 
 
-@lru_cache(maxsize=32)
-def _client(judging: Judging) -> Client:
-    url, key, judge = judging.address()
-    return Client(url, api_key=key, judge=judge, timeout_s=judging.timeout_s)
+@cache
+def _client(url: str, key: str | None, judge: str | None, timeout_s: float) -> Client:
+    client = Client(url, api_key=key, judge=judge, timeout_s=timeout_s)
+    atexit.register(client.close)
+    return client
 
 
-@lru_cache(maxsize=32)
-def _async_client(judging: Judging) -> AsyncClient:
-    url, key, judge = judging.address()
-    return AsyncClient(url, api_key=key, judge=judge, timeout_s=judging.timeout_s)
+@cache
+def _async_client(url: str, key: str | None, judge: str | None, timeout_s: float) -> AsyncClient:
+    return AsyncClient(url, api_key=key, judge=judge, timeout_s=timeout_s)

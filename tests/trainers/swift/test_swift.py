@@ -16,7 +16,8 @@ from swift.rl_core.grpo_algorithm import compute_rewards_per_func
 from swift.utils import get_logger
 from swift.utils.utils import import_external_file
 
-from tests.support.bad_days import SLOW_S, UNJUDGEABLE, WEATHERS, Served, Weather
+from gram_client.adapters.judging import Judging
+from tests.support.bad_days import UNJUDGEABLE, WEATHERS, Served, Weather, patience_s
 
 Start = Callable[[Weather], Served]
 ANSWERS = ("5", "6", "7")
@@ -41,9 +42,7 @@ def test_one_bad_group_and_one_good(
     service: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, weather: Weather
 ) -> None:
     function = reward(service(weather), tmp_path, monkeypatch)
-    monkeypatch.setattr(
-        type(function), "judging", type(function.judging)(timeout_s=2 * SLOW_S if weather == "slow" else 1.5)
-    )
+    monkeypatch.setattr(type(function), "judging", Judging(timeout_s=patience_s(weather)))
     asked = samples("What is 2 + 3?") + samples(UNJUDGEABLE if weather == "failed item" else "Say five.")
     records: list[logging.LogRecord] = []
     handler = logging.Handler()

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from gram_client.adapters.trl_judge import GramPairwiseJudge
-from tests.support.bad_days import Served, Weather
+from tests.support.bad_days import Served, Weather, patience_s
 from tests.support.tiny_policy import rows, tiny_policy
 
 with warnings.catch_warnings():
@@ -31,7 +31,7 @@ class Seen(GramPairwiseJudge):
 @pytest.mark.parametrize("weather", ["healthy", "overloaded", "killed"])
 @pytest.mark.parametrize("chat", [False, True])
 def test_online_dpo(service: Start, tmp_path: Path, weather: Weather, chat: bool) -> None:
-    judge = Seen(service(weather).url, timeout_s=1.5)
+    judge = Seen(service(weather).url, timeout_s=patience_s(weather))
     assert isinstance(judge, BasePairwiseJudge)
     model, tokenizer = tiny_policy()
     reference, _ = tiny_policy()

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from gram_client.adapters.trl import reward_func
-from tests.support.bad_days import UNJUDGEABLE, Served, Weather
+from tests.support.bad_days import UNJUDGEABLE, Served, Weather, patience_s
 from tests.support.tiny_policy import QUESTIONS, rows, tiny_policy
 
 with warnings.catch_warnings():
@@ -97,7 +97,7 @@ def test_grpo_conversations_by_cohorts_awaited_with_rationales(service: Start, t
 def test_grpo_goes_on_and_invents_no_reward(service: Start, tmp_path: Path, weather: Weather) -> None:
     served = service(weather)
     questions = (UNJUDGEABLE, QUESTIONS[0]) if weather == "failed item" else QUESTIONS[:2]
-    seen = Seen(reward_func(served.url, timeout_s=1.0))
+    seen = Seen(reward_func(served.url, timeout_s=patience_s(weather)))
     trainer = grpo(tmp_path, seen, rows(questions))
     failed = [UNJUDGEABLE in prompt or weather != "failed item" for prompt in seen.prompts]
     failed = [lost or not text.strip() for lost, text in zip(failed, seen.completions, strict=True)]
@@ -126,7 +126,7 @@ def test_online_dpo_compares_the_two_of_each_prompt(service: Start, tmp_path: Pa
     served = service(weather)
     model, tokenizer = tiny_policy()
     reference, _ = tiny_policy()
-    seen = Seen(reward_func(served.url, timeout_s=1.0))
+    seen = Seen(reward_func(served.url, timeout_s=patience_s(weather)))
     args = OnlineDPOConfig(tmp_path, max_new_tokens=8, **COMMON | {"per_device_train_batch_size": 2})
     trainer = OnlineDPOTrainer(
         model, reference, reward_funcs=seen, args=args, train_dataset=rows(), processing_class=tokenizer

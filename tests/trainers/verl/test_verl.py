@@ -18,7 +18,7 @@ from verl.trainer.ppo.reward import load_reward_manager
 from verl.workers.reward_manager.batch import BatchRewardManager
 
 from gram_client.adapters.verl import compute_score_batch
-from tests.support.bad_days import SLOW_S, UNJUDGEABLE, WEATHERS, Served, Weather
+from tests.support.bad_days import UNJUDGEABLE, WEATHERS, Served, Weather, patience_s
 from tests.support.tiny_tokenizer import tiny_tokenizer
 
 Start = Callable[[Weather], Served]
@@ -106,7 +106,7 @@ def check(results: list[dict[str, Any]], weather: Weather) -> None:
 @pytest.mark.parametrize("weather", WEATHERS)
 def test_a_custom_function_by_the_naive_manager(service: Start, weather: Weather) -> None:
     served = service(weather)
-    kwargs = {"base_url": served.url, "timeout_s": 2 * SLOW_S if weather == "slow" else 1.5}
+    kwargs = {"base_url": served.url, "timeout_s": patience_s(weather)}
     settings = config(kwargs, path="pkg://gram_client.adapters.verl")
     question = UNJUDGEABLE if weather == "failed item" else QUESTION
     check(judged(settings, data(["5", "6", "7"], question, reference="five")), weather)
@@ -115,7 +115,7 @@ def test_a_custom_function_by_the_naive_manager(service: Start, weather: Weather
 @pytest.mark.parametrize("weather", WEATHERS)
 def test_our_manager_judges_a_group_whose_members_come_one_by_one(service: Start, weather: Weather) -> None:
     served = service(weather)
-    kwargs = {"base_url": served.url, "timeout_s": 2 * SLOW_S if weather == "slow" else 1.5}
+    kwargs = {"base_url": served.url, "timeout_s": patience_s(weather)}
     settings = config(kwargs, OURS)
     question = UNJUDGEABLE if weather == "failed item" else QUESTION
     results = judged(settings, data(["5", "6", "7", "5"], question, uid=f"cohort-{weather}"))
@@ -137,7 +137,7 @@ def test_scores_become_the_tensor_that_verl_trains_on(service: Start) -> None:
 
 
 def test_validation_without_a_reference_fails_at_once_and_waits_for_nobody(service: Start) -> None:
-    settings = config({"base_url": service("healthy").url, "timeout_s": 30}, OURS)
+    settings = config({"base_url": service("healthy").url, "timeout_s": 30, "judge": "gram"}, OURS)
     (result,) = judged(settings, data(["5"], split="test"))
     assert result["reward_extra_info"]["ok"] == 0.0
     assert result["reward_extra_info"]["error"]
@@ -147,7 +147,9 @@ def test_validation_without_a_reference_fails_at_once_and_waits_for_nobody(servi
 def test_the_batch_manager_of_older_trainers(service: Start, weather: Weather) -> None:
     served = service(weather)
     batch = data(["5", "6", "7"], UNJUDGEABLE if weather == "failed item" else QUESTION)
-    manager = BatchRewardManager(tiny_tokenizer(), 0, compute_score_batch, base_url=served.url, timeout_s=1.5)
+    manager = BatchRewardManager(
+        tiny_tokenizer(), 0, compute_score_batch, base_url=served.url, timeout_s=patience_s(weather)
+    )
     found = manager(batch, return_dict=True)
     assert set(found["reward_extra_info"]) == KEYS
     assert found["reward_extra_info"]["ok"] == [float(weather == "healthy")] * 3
