@@ -10,6 +10,7 @@ Seats are this process's own: rollouts of one prompt that come to several replic
 
 from __future__ import annotations
 
+import hashlib
 import secrets
 import time
 from collections import OrderedDict
@@ -19,13 +20,13 @@ from dataclasses import dataclass, field
 
 @dataclass(slots=True, eq=False)
 class Table:
-    """One group: ``id`` is unique, ``seats`` holds the response of each place, ``empty`` the places whose rollout left
-    without an answer, ``answered`` how many got one. A closed table takes nobody new."""
+    """One group: ``id`` is unique, ``seats`` holds a digest of each place's response, ``empty`` the places whose
+    rollout left without an answer, ``answered`` how many got one. A closed table takes nobody new."""
 
     id: str
     size: int
     used_at: float
-    seats: list[str] = field(default_factory=list)
+    seats: list[bytes] = field(default_factory=list)
     empty: set[int] = field(default_factory=set)
     answered: int = 0
     closed: bool = False
@@ -58,17 +59,18 @@ class Seating:
     def take(self, prompt: str, size: int, response: str) -> Seat:
         """The place this response left, else the next one in the open group, else the first in a new one."""
         self._forget()
+        mark = hashlib.blake2b(response.encode("utf-8", "surrogatepass"), digest_size=16).digest()
         tables = self._tables.setdefault(prompt, [])
         self._tables.move_to_end(prompt)
         for table in tables:
-            index = next((i for i in sorted(table.empty) if table.seats[i] == response), None)
+            index = next((i for i in sorted(table.empty) if table.seats[i] == mark), None)
             if index is not None:
                 table.empty.discard(index)
                 return self._seated(prompt, table, index)
         if not tables or tables[-1].closed or tables[-1].size != size:
             tables.append(Table(secrets.token_hex(16), size, self._clock()))
         table = tables[-1]
-        table.seats.append(response)
+        table.seats.append(mark)
         table.closed = len(table.seats) == size
         return self._seated(prompt, table, len(table.seats) - 1)
 

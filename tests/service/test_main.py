@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import resource
 import shlex
 import signal
 import socket
@@ -17,7 +18,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from service.__main__ import bound_socket, main
+from service.__main__ import bound_socket, main, raise_file_limit
 from service.auth import ApiKey, Authenticator
 from service.errors import StartupError, Unauthenticated
 from service.settings import load_settings
@@ -161,3 +162,14 @@ def test_new_keys_work(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> No
 def test_openapi_is_printed_as_it_is_checked_in(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["openapi"]) == 0
     assert capsys.readouterr().out == (root / "openapi.json").read_text()
+
+
+def test_more_files_may_be_open_than_a_shell_allows_and_never_fewer() -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (256, hard))
+        for wanted in (512, 300):
+            raise_file_limit(wanted)
+            assert resource.getrlimit(resource.RLIMIT_NOFILE) == (512, hard)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))

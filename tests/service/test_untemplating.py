@@ -154,6 +154,38 @@ def test_roles_are_ours_and_unknown_ones_are_refused() -> None:
         plain_prompt("<|im_start|>assistant\n")
 
 
+FRAGMENTS = sorted(
+    {"user", "assistant", "\n", " ", "x", "\ufffd", "<<SYS>>\n", "\n<</SYS>>\n\n", "INST]", "<|", "|>", "<|im_sep|>"}
+    | {end for dialect in DIALECTS for end in dialect.ends}
+    | {"<|im_start|>", "<|start_header_id|>", "<|end_header_id|>\n\n", "<start_of_turn>", "[INST]", "[/INST]", "<s>"}
+    | {
+        "[SYSTEM_PROMPT]",
+        "[/SYSTEM_PROMPT]",
+        "<|user|>\n",
+        "<|assistant|>\n",
+        "<\uff5cUser\uff5c>",
+        "<\uff5cAssistant\uff5c>",
+    }
+)
+
+
+def test_whatever_stands_where_nothing_but_a_refusal_is_raised() -> None:
+    tangles = st.lists(st.sampled_from(FRAGMENTS), max_size=12).map("".join)
+
+    @bar(10_000)
+    @given(tangles, tangles)
+    def check(prompt: str, rest: str) -> None:
+        for call in (lambda: plain_prompt(prompt), lambda: split_alone(prompt + rest), lambda: split(rest, prompt)):
+            with suppress(InvalidInput):
+                call()
+        assert split(prompt + rest, prompt) == rest
+        response = plain_response(rest, dialect_of(prompt))
+        assert response in rest
+        assert plain_response(response, dialect_of(prompt)) == response
+
+    check()
+
+
 @pytest.mark.parametrize(
     "text", ["</s>" * 50_000 + "x", "<|im_start|>" * 20_000, "[INST]" * 40_000, "<s>" * 80_000, "a " * 120_000]
 )

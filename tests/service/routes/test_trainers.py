@@ -373,6 +373,27 @@ async def test_who_waited_until_the_deadline_is_told_to_come_again() -> None:
         await until(lambda: api.admission.running == 0)
 
 
+async def test_those_in_line_when_the_service_drains_are_served_while_there_is_time() -> None:
+    async with serving({"judges": JUDGE, "limits": {"max_prompts": 2}}) as api:
+        api.engine.options = options(delay_s=0.02)
+        jobs = [asyncio.create_task(post_alone(api, number)) for number in range(4)]
+        await until(lambda: api.admission.in_line == 3)
+        api.admission.drain(20.0)
+        assert [reply.status_code for reply in await asyncio.gather(*jobs)] == [200] * 4
+        late = await post_alone(api, 5)
+        assert (late.status_code, late.json()["error"]["code"]) == (503, "draining")
+
+
+async def test_those_in_line_when_the_time_to_drain_is_over_are_told() -> None:
+    async with serving({"judges": JUDGE, "limits": {"max_prompts": 2}}) as api:
+        api.engine.options = options(fault="hang")
+        jobs = [asyncio.create_task(post_alone(api, number)) for number in range(3)]
+        await until(lambda: api.admission.in_line == 2)
+        api.admission.drain(0.0)
+        assert {reply.json()["error"]["code"] for reply in await asyncio.gather(*jobs)} == {"draining"}
+        assert (api.admission.held, api.admission.in_line) == (0, 0)
+
+
 async def test_the_deadline_of_these_routes_is_their_own() -> None:
     hurry = {"judges": JUDGE, "compat": {"deadline_ms": 60}}
     async with serving(hurry) as api:
