@@ -40,6 +40,7 @@ COMMANDS = (
     "evaluate",
     "judge_report",
     "best_of_n",
+    "rlhf",
     "study",
 )
 """Names of modules of `training.commands`, in the order of the help text. A command may have sub-commands."""

@@ -217,6 +217,14 @@ ROOMS: dict[str, Room] = {
         ("training.data", "training.objectives", "training.evaluation", "service.types"),
         ("torch", "transformers", "safetensors", "pydantic", "numpy", "scipy", "matplotlib", "tqdm"),
     ),
+    # Policies trained against a running service: through the client alone; `loopback` starts the real application.
+    "training.rlhf": Room(
+        (
+            *("training.data", "training.evaluation.best_of_n", "training.generation.outcomes", "training.stages"),
+            *("gram_client", "service.app", "service.errors", "service.settings"),
+        ),
+        ("torch", "transformers", "trl", "datasets", "matplotlib", "tqdm", "uvicorn"),
+    ),
     "training.stages": Room(
         (
             "training",

@@ -1,0 +1,1 @@
+"""Policies trained by reinforcement learning against a running reward service (`python -m training rlhf`)."""
