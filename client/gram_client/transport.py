@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import ssl
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -110,7 +111,7 @@ def _translated(error: Exception, deadline: Deadline) -> ScoringError:
     said = str(error) or type(error).__name__
     if isinstance(error, (httpx.ConnectError, httpx.ConnectTimeout)):
         return ConnectionLost.before_sending(f"No connection to the service ({said}); is it running at this address?")
-    if deadline.left_s <= 0.001 or isinstance(error, (httpx.TimeoutException, TimeoutError)):
+    if deadline.left_s <= 0.001 or isinstance(error, (httpx.TimeoutException, TimeoutError, asyncio.TimeoutError)):
         return too_late()
     if isinstance(error, (httpx.UnsupportedProtocol, httpx.LocalProtocolError)):
         return InvalidRequest(f"The request cannot be sent: {said}.")
