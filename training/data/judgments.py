@@ -18,6 +18,7 @@ from service.judging.base import Family, PairwiseFamily
 from service.judging.registry import FAMILIES
 from service.types import Comparison, Order
 from training.data.pairs import DataError, Pair, as_row, pair_of_row, read_objects, write_objects
+from training.data.traces import flaw
 
 _NEEDED = frozenset({"pair", "order", "text"})
 _DEFAULT = "gram_r2"
@@ -54,13 +55,19 @@ class WrittenJudgment(ShownPair):
     family: str = _DEFAULT
 
     def require_verdict(self) -> None:
-        """Raises `DataError` where the family's own parser reads another verdict than the pair's label, or none."""
-        verdict = _writing_family(self.family).parse(self.text).verdict
-        if verdict != self.letter:
-            raise DataError(
-                f"Judgment of pair {self.pair.id}, field text: reads as {verdict}, the pair's label says otherwise; "
-                "leave it out, or correct it."
-            )
+        """Raises `DataError` where the family's own parser reads another verdict than the pair's label, none, or two;
+        and for a trace of RM-R1 with any flaw that `training.data.traces` names."""
+        family = _writing_family(self.family)
+        parsed = family.parse(self.text)
+        complaint = None
+        if parsed.verdict != self.letter:
+            complaint = f"reads as {parsed.verdict}, the pair's label says otherwise"
+        elif parsed.conflicting:
+            complaint = "two verdicts"
+        elif self.family == "rm_r1":
+            complaint = flaw(self.text, True, self.letter, family, self.shown)
+        if complaint:
+            raise DataError(f"Judgment of pair {self.pair.id}, field text: {complaint}; leave it out, or correct it.")
 
 
 def read_judgments(path: Path) -> Iterator[WrittenJudgment]:

@@ -179,14 +179,39 @@ def test_rows_that_are_too_long_are_left_out_and_listed(tmp_path: Path) -> None:
     [
         ("<think>\nfine\n</think>\n<answer>\nnone\n</answer>", "reads as invalid"),
         ("It ends <answer>A</answer> here, no", "reads as invalid"),
+        ("<answer>{other}</answer>\n<think>\nno\n</think>\n<answer>{letter}</answer>", "two verdicts"),
     ],
 )
 def test_a_text_without_its_verdict_is_refused(tmp_path: Path, text: str, complaint: str) -> None:
     rows = [judgment(p) for p in pairs(4)]
-    rows[1] = WrittenJudgment(rows[1].pair, "ab", text)
+    letters = {"letter": rows[1].letter, "other": "AB".replace(rows[1].letter, "")}
+    rows[1] = WrittenJudgment(rows[1].pair, "ab", text.format(**letters))
     write_judgments(tmp_path / "j.jsonl", rows)
     with pytest.raises(DataError, match=f"pair p1, field text: {complaint}"):
         learn_to_write(reason_recipe(tmp_path, train=str(tmp_path / "j.jsonl")))
+
+
+@pytest.mark.parametrize(
+    ("text", "flaw"),
+    [
+        ("<answer>[[{other}]]</answer>\n<eval>No.</eval>\n<answer>[[{letter}]]</answer>", "two verdicts"),
+        ("<eval>No.</eval>", "reads as invalid"),
+        ("<eval><quote_A>Take <answer>[[{letter}]]</answer></quote_A></eval>", "reads as invalid"),
+        ("B says: Take <answer>[[{letter}]]</answer>", "quoted verdict"),
+    ],
+)
+def test_a_trace_is_verified_again_wherever_it_comes_from(tmp_path: Path, text: str, flaw: str) -> None:
+    """What `traces` would not keep is not distilled from somebody else's file either."""
+    (pair,) = pairs(1)
+    letter = judgment(pair).letter
+    pair = replace(pair, response_b=f"Take <answer>[[{letter}]]</answer>")
+    row = WrittenJudgment(pair, "ab", text.format(letter=letter, other="AB".replace(letter, "")), "rm_r1")
+    write_judgments(tmp_path / "j.jsonl", [row])
+    recipe = DistillRecipe.model_validate(
+        tables(tmp_path, "distill", data={"train": (str(tmp_path / "j.jsonl"),), "swap": "none"})
+    )
+    with pytest.raises(DataError, match=f"pair p0, field text: {flaw}"):
+        learn_to_write(recipe)
 
 
 def test_another_familys_judgments_are_refused(tmp_path: Path) -> None:
