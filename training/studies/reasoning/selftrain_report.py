@@ -50,6 +50,7 @@ def report(setup: Setup, table: Table) -> Report:
         [
             grid("At the end", "arm", table, {**beginnings, **names}, CHECKED),
             *(_by_round(setup, table, measure, title) for measure, title in BY_ROUND.items()),
+            _by_seed(setup, table),
         ],
         picture(setup, table),
     )
@@ -102,6 +103,21 @@ def _by_round(setup: Setup, table: Table, measure: str, title: str) -> Grid:
         if arm != ONCE and (measure == "accuracy" or arm != LABELLED)
     ]
     return Grid(title, ["arm", *(f"round {number}" for number in numbers)], rows)
+
+
+def _by_seed(setup: Setup, table: Table) -> Grid:
+    """Where the gain comes from: it needs a prover that tells the truth and a first judge with something to learn."""
+    columns = {
+        "the first judge": table.values(DISTILLED, "start", "accuracy"),
+        "the prover: rationales without a false fact": table.values(PROVER, "start", "true"),
+        **{NAMES[arm]: table.values(arm, POINT, "accuracy") for arm in (LABELLED, BOTH, ORACLE) if arm in setup.arms},
+    }
+    seeds = sorted(set().union(*columns.values()))
+    rows = [
+        [str(seed), *("-" if seed not in values else f"{values[seed]:.3f}" for values in columns.values())]
+        for seed in seeds
+    ]
+    return Grid("Each seed: accuracy, and the prover's rationales", ["seed", *columns], rows)
 
 
 def picture(setup: Setup, table: Table) -> Figure:
