@@ -15,7 +15,7 @@ from tests.support.bad_days import Served, Weather, day_of, serving_through
 HERE = Path(__file__).parent
 ASKED = os.environ.get("TRAINER")
 IN_MAIN = ("trl", "openrlhf")
-LONG = ("trl/test_trl_weathers.py",)
+LONG = ("trl/test_trl_weathers.py", "openrlhf/test_openrlhf_file.py")
 """Only when the trainer is asked for by name: a second per trainer and kind of failure adds up."""
 
 collect_ignore = [
