@@ -121,8 +121,8 @@ ADAPTERS: dict[str, Adapter] = {name[3:]: function for name, function in globals
 @pytest.mark.parametrize("name", ADAPTERS)
 def test_no_failure_becomes_a_reward(name: str, weather: Weather, caplog: pytest.LogCaptureFixture) -> None:
     prompt = UNJUDGEABLE if weather == "failed item" else GOOD
-    began = time.monotonic()
     with serving_through(day_of(weather)) as served, caplog.at_level(logging.WARNING, "gram_client"):
+        began = time.monotonic()
         told = ADAPTERS[name](served.url, prompt, patience_s(weather))
         took = time.monotonic() - began
         alone = ADAPTERS[name](served.url, GOOD, 30.0) if weather == "failed item" else []
