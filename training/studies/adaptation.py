@@ -62,9 +62,9 @@ SIZES: dict[str, Setup] = {
     ),
     "smoke": Setup(
         seeds=2,
-        labels=(0, 125, 1_000),
+        labels=(0, 500),
         known_labels=4_000,
-        pretraining=Plan(steps=200, batch=128),
+        pretraining=Plan(steps=150, batch=128),
         training=Plan(steps=150, batch=128),
         adapting=Plan(steps=50, batch=128, rate=0.5),
         test_pairs=500,

@@ -69,7 +69,7 @@ SIZES: dict[str, Setup] = {
     ),
     "smoke": Setup(
         seeds=2,
-        alphas=(0.0, 0.05, 0.15),
+        alphas=(0.0, 0.05),
         flips=(0.0, 0.3),
         baselines=("bt", "bt-smoothed"),
         labels=4_000,

@@ -55,8 +55,8 @@ SIZES: dict[str, Setup] = {
     ),
     "smoke": Setup(
         seeds=2,
-        labels=(500, 2_000, 8_000),
-        pretraining=Plan(steps=250, batch=128),
+        labels=(500, 4_000),
+        pretraining=Plan(steps=150, batch=128),
         training=Plan(steps=150, batch=128),
         test_pairs=500,
     ),
