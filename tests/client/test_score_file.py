@@ -110,7 +110,7 @@ def test_a_run_that_is_killed_goes_on(number: signal.Signals, tmp_path: Path) ->
         command = [sys.executable, "-m", "gram_client", *arguments]
         environment = os.environ | {"PYTHONPATH": str(ROOT / "client")}
         with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) as process:
-            while not target.exists() or not target.stat().st_size:
+            while process.poll() is None and (not target.exists() or not target.stat().st_size):
                 time.sleep(0.02)
             process.send_signal(number)
             said = process.communicate(timeout=30)[1]
