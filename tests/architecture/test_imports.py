@@ -214,7 +214,7 @@ ROOMS: dict[str, Room] = {
         ("torch", "transformers", "matplotlib", "numpy", "scipy", "httpx", "tqdm", "prometheus_client", "jinja2"),
     ),
     "training.studies": Room(
-        ("training.data", "training.objectives", "training.evaluation", "service.types"),
+        ("training.data", "training.objectives", "training.evaluation", "training.rlhf", "service.types"),
         ("torch", "transformers", "safetensors", "pydantic", "numpy", "scipy", "matplotlib", "tqdm"),
     ),
     # Policies trained against a running service: through the client alone; `loopback` starts the real application.

@@ -17,6 +17,7 @@ STUDIES = {
     "budget": "accuracy against the number of tokens a rationale may have",
     "rubrics": "RM-R1's ablation: rubric, solution first, kind of task",
     "r2_adaptation": "pairs that a new task needs: a reasoning judge against label-only ones",
+    "ppo_tricks": "PPO against the service: own reference, queue, gamma and value-only steps, each on and off",
     "faithfulness": "true facts and verdicts that follow, after self-training, GRPO, more distillation",
 }
 SIZES = ("micro", "smoke", "pilot", "full")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import socket
 import threading
 from collections.abc import Iterator
@@ -31,6 +32,7 @@ def judge_url(url: str | None, *, engine: str = "transformers", model: Path | No
     if url is not None:
         yield url.rstrip("/")
         return
+    logging.getLogger("gram.access").setLevel(logging.WARNING)  # as the service itself has it: no line a request
     thread = _Service({"type": engine} | ({"model": str(model)} if model else {}))
     try:
         yield thread.wait()

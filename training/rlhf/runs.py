@@ -51,7 +51,12 @@ def sft(output: Path, *, seed: int, steps: int, test: int) -> dict[str, float]:
     if output.exists():
         raise DataError(f"{output} exists; name another with --output, or delete it.")
     train_policy(output, seed, steps)
-    model, tokenizer = policies.load(output)
+    return right_answers(output, test)
+
+
+def right_answers(policy: Path, test: int) -> dict[str, float]:
+    """Share of a policy's answers that are right, greedily and sampled, on so many held-out questions."""
+    model, tokenizer = policies.load(policy)
     questions = exams(0, test)[1]
     right = {}
     for name, greedy in (("gold", True), ("gold_sampled", False)):

@@ -8,7 +8,16 @@ from pathlib import Path
 from typing import Any
 
 from training.data.pairs import DataError
-from training.studies import adaptation, adaptation_report, smoothing, smoothing_report, stage1, stage1_report
+from training.studies import (
+    adaptation,
+    adaptation_report,
+    ppo_tricks,
+    ppo_tricks_report,
+    smoothing,
+    smoothing_report,
+    stage1,
+    stage1_report,
+)
 from training.studies.comparisons import Table
 from training.studies.grid import Unit, Work, pin_setup, read_results, run_grid
 from training.studies.pages import Origin, Report, write_report
@@ -58,6 +67,7 @@ STUDIES: Mapping[str, Study] = {
     "rubrics": Study(rubrics.SIZES, rubrics.phases, rubrics.work, rubrics_report.report),
     "r2_adaptation": Study(r2_adaptation.SIZES, r2_adaptation.phases, r2_adaptation.work, r2_adaptation_report.report),
     "faithfulness": Study(faithfulness.SIZES, faithfulness.phases, faithfulness.work, faithfulness_report.report),
+    "ppo_tricks": Study(ppo_tricks.SIZES, ppo_tricks.phases, ppo_tricks.work, ppo_tricks_report.report),
 }
 
 

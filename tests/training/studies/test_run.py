@@ -13,8 +13,11 @@ from training.studies.grid import Unit, read_results, run_grid, write_json
 from training.studies.run import STUDIES, run_study
 from training.studies.smoothing import SIZES, Setup
 
+SLOW = {"ppo_tricks"}
+"""They start a service for each run."""
 
-@pytest.mark.parametrize("name", sorted(STUDIES))
+
+@pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.slow] * (n in SLOW)) for n in sorted(STUDIES)])
 def test_a_study_runs_and_writes_its_page(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run_study(name, "micro", seeds=1, workers=1, output=tmp_path)
     page = tmp_path / name / "micro" / f"{name}.md"
