@@ -27,7 +27,7 @@ from gram_client.results import Ranking, Rationale, Verdict
 from gram_client.retries import Retries
 from gram_client.scores import Scores
 from gram_client.streams import Event
-from gram_client.transport import Settings
+from gram_client.transport import DEFAULT_URL, Settings
 
 
 class AsyncClient:
@@ -39,7 +39,7 @@ class AsyncClient:
 
     def __init__(
         self,
-        base_url: str = "http://127.0.0.1:8000",
+        base_url: str = DEFAULT_URL,
         *,
         api_key: str | None = None,
         judge: str | None = None,

@@ -16,12 +16,13 @@ from typing import Any, TextIO
 
 from gram_client.async_client import AsyncClient
 from gram_client.best_of_n import Choice, Policy, Sampling, best_of_async
-from gram_client.errors import FailedJudgment, InvalidRequest, NotFound, ScoringError
+from gram_client.commands import add_run_options, carried_out, require_positive
+from gram_client.errors import FailedJudgment, InvalidRequest, NotFound
 from gram_client.files import Done, FileProblem, Json, Kind, Source, check_same, resume
 from gram_client.items import Method
 from gram_client.progress import Progress
+from gram_client.transport import KEY_VARIABLE
 
-KEY_VARIABLE = "GRAM_API_KEY"
 POLICY_KEY_VARIABLE = "OPENAI_API_KEY"
 PROMPTS = Kind("prompts", {}, lambda row: row["prompt"])
 METHODS = ("auto", "all_pairs", "pivot", "swiss", "knockout", "linear", "adaptive")
@@ -56,32 +57,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--temperature", type=float, default=1.0, help="of the policy (default: %(default)s)")
     parser.add_argument("--top-p", type=float, help="of the policy (default: its server's)")
     parser.add_argument("--max-tokens", type=int, default=1024, help="of a response (default: %(default)s)")
-    parser.add_argument("--url", default="http://127.0.0.1:8000", help="the service (default: %(default)s)")
-    parser.add_argument("--judge", help="name of the judge (default: the service's)")
     parser.add_argument("--method", choices=METHODS, default="auto", help="how /rank decides (default: %(default)s)")
-    parser.add_argument("--at-once", type=int, default=8, help="prompts at a time (default: %(default)s)")
-    parser.add_argument("--timeout", type=float, default=600.0, help="seconds of a request, retries included")
-    parser.add_argument("--overwrite", action="store_true", help="begin anew although the output exists")
-    parser.add_argument("--quiet", action="store_true", help="no progress line")
+    add_run_options(parser, "prompts")
 
 
 def run(options: argparse.Namespace) -> int:
-    """Exit status: 0, 1 where a server ended it (run it again), 2 for a file or an option that cannot be used."""
-    try:
-        if options.at_once < 1:
-            raise FileProblem("--at-once is at least 1.")
-        if options.overwrite:
-            options.output.unlink(missing_ok=True)
-        done = asyncio.run(_run(options))
-    except (FileProblem, ValueError, OSError) as problem:
-        print(problem, file=sys.stderr)
-        return 2
-    except ScoringError as error:
-        print(f"{error}\nWhat was done is in {options.output}; run the command again to go on.", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print(f"\nStopped. What was done is in {options.output}; run the command again to go on.", file=sys.stderr)
-        return 130
+    """Exit status: 0, or what `carried_out` says."""
+    done = carried_out(lambda: asyncio.run(_run(options)), options.output, options.overwrite)
+    if isinstance(done, int):
+        return done
     print(f"{len(done.digests)} prompts in {options.output}, {done.failed} of them failed.", file=sys.stderr)
     if options.preferences is not None:
         pairs = write_preferences(options.output, options.preferences)
@@ -90,6 +74,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 async def _run(options: argparse.Namespace) -> Done:
+    require_positive(options, "at_once")
     sampling = Sampling(options.n, options.temperature, options.top_p, options.max_tokens)
     environment = os.environ.get
     judge = AsyncClient(options.url, api_key=environment(KEY_VARIABLE), judge=options.judge, timeout_s=options.timeout)

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from gram_client.async_client import AsyncClient
-from gram_client.errors import ScoringError
+from gram_client.commands import add_run_options, carried_out, require_positive
 from gram_client.files import (
     GROUPS,
     PAIRS,
@@ -33,8 +33,8 @@ from gram_client.files import (
 )
 from gram_client.items import GroupMethod
 from gram_client.progress import Progress
+from gram_client.transport import KEY_VARIABLE
 
-KEY_VARIABLE = "GRAM_API_KEY"
 EXAMPLES = """rows, a JSON object a line; what its fields are says what is asked:
   prompt, response_a, response_b    which is better
   prompt, chosen, rejected          the same; preferred "a" is the chosen one
@@ -69,46 +69,33 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = EXAMPLES
     parser.add_argument("input", type=Path, help="rows to judge, JSONL")
     parser.add_argument("output", type=Path, help="where the answers go, a line for each row; continued if it exists")
-    parser.add_argument("--url", default="http://127.0.0.1:8000", help="the service (default: %(default)s)")
-    parser.add_argument("--judge", help="name of the judge (default: the service's)")
     parser.add_argument("--votes", type=int, default=1, help="votes in each order, for pairs (default: 1)")
     parser.add_argument("--method", choices=["all_pairs", "pivot", "swiss"], help="for groups (default: all_pairs)")
     parser.add_argument("--batch", type=int, default=64, help="rows of one request (default: %(default)s)")
-    parser.add_argument("--at-once", type=int, default=8, help="requests at a time (default: %(default)s)")
-    parser.add_argument("--timeout", type=float, default=600.0, help="seconds of a request with its retries (600)")
-    parser.add_argument("--overwrite", action="store_true", help="begin anew although the output exists")
-    parser.add_argument("--quiet", action="store_true", help="no progress line")
+    add_run_options(parser, "requests")
 
 
 def run(options: argparse.Namespace) -> int:
-    """Exit status: 0, 1 where the service ended it (run it again), 2 for a file that cannot be used."""
-    try:
-        if min(options.batch, options.at_once, options.votes) < 1:
-            raise FileProblem("--batch, --at-once and --votes are at least 1.")
-        if options.overwrite:
-            options.output.unlink(missing_ok=True)
-        client = AsyncClient(
-            options.url,
-            api_key=os.environ.get(KEY_VARIABLE),
-            judge=options.judge,
-            timeout_s=options.timeout,
-            max_chunk=1_000_000,  # batches are cut here
-        )
-        shown = None if options.quiet else sys.stderr
-        asked = Asked(options.votes, options.method)
-        work = score_file(client, options.input, options.output, asked, options.batch, options.at_once, shown)
-        done = asyncio.run(work)
-    except (FileProblem, ValueError, OSError) as problem:
-        print(problem, file=sys.stderr)
-        return 2
-    except ScoringError as error:
-        print(f"{error}\nWhat was judged is in {options.output}; run the command again to go on.", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print(f"\nStopped. What was judged is in {options.output}; run the command again to go on.", file=sys.stderr)
-        return 130
+    """Exit status: 0, or what `carried_out` says."""
+    done = carried_out(lambda: asyncio.run(_run(options)), options.output, options.overwrite)
+    if isinstance(done, int):
+        return done
     print(f"{len(done.digests)} rows in {options.output}, {done.failed} of them failed.", file=sys.stderr)
     return 0
+
+
+async def _run(options: argparse.Namespace) -> Done:
+    require_positive(options, "batch", "at_once", "votes")
+    client = AsyncClient(
+        options.url,
+        api_key=os.environ.get(KEY_VARIABLE),
+        judge=options.judge,
+        timeout_s=options.timeout,
+        max_chunk=1_000_000,  # batches are cut here
+    )
+    shown = None if options.quiet else sys.stderr
+    asked = Asked(options.votes, options.method)
+    return await score_file(client, options.input, options.output, asked, options.batch, options.at_once, shown)
 
 
 async def score_file(

@@ -21,6 +21,9 @@ from gram_client.errors import (
 from gram_client.exchange import Deadline, Reply, Send
 from gram_client.retries import Retries
 
+DEFAULT_URL = "http://127.0.0.1:8000"
+KEY_VARIABLE = "GRAM_API_KEY"
+"""Where commands and adapters find the service's key: a command line is seen by everybody on its machine."""
 CONNECT_S = 5.0
 """For making a connection; a host that does not answer is tried again within the call's time."""
 KEEP_ALIVE_S = 30.0

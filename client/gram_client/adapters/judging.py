@@ -11,11 +11,10 @@ from typing import Literal
 from gram_client.async_client import AsyncClient
 from gram_client.client import Client
 from gram_client.items import GroupMethod, Normalize
+from gram_client.transport import DEFAULT_URL, KEY_VARIABLE
 
 Mode = Literal["groups", "references", "singles"]
-DEFAULT_URL = "http://127.0.0.1:8000"
 URL_VARIABLE = "GRAM_CLIENT_URL"
-KEY_VARIABLE = "GRAM_API_KEY"
 JUDGE_VARIABLE = "GRAM_CLIENT_JUDGE"
 
 
