@@ -12,5 +12,7 @@ list=tests/trainers/openrlhf/requirements.txt
 site=$("$python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
 wanted=$(sed -n 's/^openrlhf==//p' "$list")
 test -d "$site/openrlhf-$wanted.dist-info" && exit 0
-exec "$python" -m pip --disable-pip-version-check install --quiet --no-compile --no-deps --upgrade --only-binary=:all: \
+"$python" -m pip --disable-pip-version-check install --quiet --no-compile --no-deps --upgrade --only-binary=:all: \
   --implementation cp --python-version 3.11 --platform manylinux1_x86_64 --target "$site" -r "$list"
+# The wheel also holds the tests of OpenRLHF, as a package named tests: it would hide this project's own.
+rm -rf "$site/tests"
