@@ -13,6 +13,7 @@ QUESTIONS = ("What is 2 + 3?", "Name a colour.", "Say yes.", "What is 7 + 5?")
 
 def tiny_policy(seed: int = 0) -> tuple[Qwen2ForCausalLM, PreTrainedTokenizerFast]:
     """The model and its tokenizer, padded on the left as trainers want it. The same weights for the same seed."""
+    torch.set_num_threads(1)  # more only wait for each other on a model this small
     tokenizer = tiny_tokenizer()
     tokenizer.padding_side = "left"
     tokenizer.pad_token, tokenizer.eos_token = "<|endoftext|>", "<|im_end|>"
