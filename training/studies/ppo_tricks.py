@@ -70,7 +70,16 @@ SIZES: dict[str, Setup] = {
         test=4,
         arms=("RQGW", "none"),
     ),
-    "smoke": Setup(seeds=1, steps=8, value_only=2, evaluate_every=4, validation=24, test=48, arms=("RQGW", "none")),
+    "smoke": Setup(
+        seeds=1,
+        supervised_steps=40,
+        steps=8,
+        value_only=2,
+        evaluate_every=4,
+        validation=24,
+        test=48,
+        arms=("RQGW", "none"),
+    ),
     "full": Setup(seeds=3),
 }
 SIZES["pilot"] = SIZES["full"].model_copy(update={"seeds": 1, "arms": ("RQGW", "none")})
