@@ -18,22 +18,22 @@ BATCH = 4096
 
 
 async def load_references(path: Path, store: ReferenceStore) -> int:
-    """Store every line's reference; returns how many lines there were.
+    """Store every line's reference; returns how many there were.
 
     Raises `StartupError` with the line's number for a file that cannot be read or a line that is no reference, and when
     the store has no room.
     """
-    lines = 0
+    count = 0
     batch: dict[str, str] = {}
-    for number, item in _items(path):
+    for item in _items(path):
         batch[key_of(to_prompt(item.prompt))] = item.reference
-        lines = number
+        count += 1
         if len(batch) >= BATCH:
             await _keep(path, store, batch)
             batch = {}
     await _keep(path, store, batch)
-    log.info("%d references were read from %s", lines, path)
-    return lines
+    log.info("%d references were read from %s", count, path)
+    return count
 
 
 async def _keep(path: Path, store: ReferenceStore, batch: dict[str, str]) -> None:
@@ -43,17 +43,21 @@ async def _keep(path: Path, store: ReferenceStore, batch: dict[str, str]) -> Non
         raise StartupError(f"The references of {path} cannot be stored. {error.message}") from error
 
 
-def _items(path: Path) -> Iterator[tuple[int, ReferenceItem]]:
-    """Numbered lines; empty ones are left out."""
-    number = 0
+def _items(path: Path) -> Iterator[ReferenceItem]:
+    """Empty lines are left out, and counted where an error names a line."""
     try:
         with path.open(encoding="utf-8") as lines:
             for number, line in enumerate(lines, 1):
                 if line.strip():
-                    yield number, ReferenceItem.model_validate_json(line)
+                    yield _item(line, f"Line {number} of {path}")
     except (OSError, UnicodeDecodeError) as error:
         raise StartupError(f"The references file {path} cannot be read; correct references.file.") from error
+
+
+def _item(line: str, place: str) -> ReferenceItem:
+    try:
+        return ReferenceItem.model_validate_json(line)
     except ValidationError as error:
         found = error.errors(include_input=False, include_url=False, include_context=False)[0]
         where = ".".join(map(str, found["loc"])) or "the line"
-        raise StartupError(f"Line {number} of {path} is no reference: {where}: {found['msg']}.") from None
+        raise StartupError(f"{place} is no reference: {where}: {found['msg']}.") from None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import dataclasses
 import time
@@ -13,7 +14,7 @@ from typing import Any
 
 import torch
 
-from gram_client import Client
+from gram_client import Client, ScoringError
 from training.data.pairs import DataError
 from training.evaluation.best_of_n.demo import check, train_policy
 from training.rlhf import grpo, policies, ppo
@@ -129,9 +130,5 @@ def sentence(report: dict[str, Any]) -> str:
 
 
 def _forget(client: Client, queue: str) -> None:
-    from gram_client import ScoringError
-
-    try:
+    with contextlib.suppress(ScoringError):  # a queue that stays behind costs a thousand numbers, a run its result
         client.delete_queue(queue)
-    except ScoringError:  # a queue that stays behind costs the service a thousand numbers, a run its result
-        return

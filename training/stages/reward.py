@@ -85,8 +85,7 @@ def train_reward(
         compute_metrics=rewarded,
     )
     train(trainer, resume=resume)
-    judged = _final(recipe, trainer, held_out)
-    _export(recipe, trainer, model, tokenizer, judged)
+    _export(recipe, trainer, model, tokenizer, _final(recipe, trainer, held_out))
     return trainer
 
 

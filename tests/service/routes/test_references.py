@@ -91,7 +91,8 @@ async def test_a_full_store_says_so() -> None:
         assert (reply.status_code, reply.json()["error"]["code"]) == (503, "overloaded")
 
 
-async def test_a_file_brings_references_at_each_start(tmp_path: Path) -> None:
+async def test_a_file_brings_references_at_each_start(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", "gram.references")
     path = tmp_path / "references.jsonl"
     rows = [
         {"prompt": PROMPT, "reference": "old"},
@@ -100,6 +101,7 @@ async def test_a_file_brings_references_at_each_start(tmp_path: Path) -> None:
     ]
     path.write_text("\n\n".join(json.dumps(row) for row in rows) + "\n")
     async with serving(PAIRWISE | {"references": {"file": str(path)}}) as api:
+        assert "3 references were read" in caplog.text, "empty lines are none"
         found = (await score(api, {"prompt": PROMPT, "response": RESPONSE})).json()["results"][0]
         assert found["score"] == 0.5, "compared with itself"
         assert (await put(api, {"prompt": "new", "reference": "x"}))["total"] == 3
