@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from tests.architecture.source import ROOT
@@ -26,6 +27,19 @@ def work(arguments: Sequence[str], home: Path, most: int | None = None) -> int |
     with log.open("ab") as out:
         command = [sys.executable, "-m", "training", *arguments]
         process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=out, stderr=out)
+    try:
+        changes = _watched(process, home, most)
+    except BaseException:
+        process.kill()
+        process.wait()
+        raise
+    if process.wait() == -signal.SIGKILL:
+        return None
+    assert process.returncode == 0, log.read_text("utf-8")[-3000:]
+    return changes
+
+
+def _watched(process: subprocess.Popen[bytes], home: Path, most: int | None) -> int:
     before, changes = _files(home), 0
     while process.poll() is None:
         now = _files(home)
@@ -35,19 +49,15 @@ def work(arguments: Sequence[str], home: Path, most: int | None = None) -> int |
             process.send_signal(signal.SIGKILL)
             break
         time.sleep(_LOOK_S)
-    if process.wait() == -signal.SIGKILL:
-        return None
-    assert process.returncode == 0, log.read_text("utf-8")[-3000:]
     return changes
 
 
-def _files(home: Path) -> dict[Path, tuple[int, int]]:
-    """Size and time of every file."""
-    found: dict[Path, tuple[int, int]] = {}
-    for path in home.rglob("*"):
-        try:
-            state = path.stat()
-        except FileNotFoundError:  # renamed or removed since it was listed
-            continue
-        found[path] = (state.st_size, state.st_mtime_ns)
+def _files(home: Path) -> dict[str, tuple[int, int]]:
+    """Size and time of every file and folder. The command renames and removes files and folders while they are listed."""
+    found: dict[str, tuple[int, int]] = {}
+    for folder, _, names in os.walk(home):  # passes over a folder that has gone; Path.rglob fails there
+        for path in (folder, *(os.path.join(folder, name) for name in names)):
+            with suppress(FileNotFoundError):
+                state = os.stat(path)
+                found[path] = (state.st_size, state.st_mtime_ns)
     return found

@@ -1,10 +1,12 @@
-"""GRAM-R2 on the demo family: prover, two rounds of self-training, people's rationales last; minutes on a CPU.
+"""GRAM-R2 on the demo family: prover, two rounds of self-training, people's rationales last.
 
-The backbone is the demo judge. Of six tasks it knows four and has never seen two (`NEW`), so its labels are good in one
-part and poor in the other: what self-training has to cope with. Gold labels are known to the card, not to the run.
+The backbone is the demo judge. Gold labels are known to the card, not to the run. Three sizes:
 
-It shows that everything works together, not that self-training helps: that takes a control (steps_like) and several
-seeds. ``tiny`` is every step of such a run, as short as it can be, on one task whose proofs are learned in no time.
+smoke   minutes. Of six tasks the backbone knows four and has never seen two (`NEW`), so its labels are good in one part
+        and poor in the other: what self-training has to cope with. It shows that everything works together, not that
+        self-training helps: that takes a control (steps_like) and several seeds.
+tiny    every step of such a run, as short as it can be, on one task whose proofs are learned in no time.
+demo    the shipped tasks in all their wordings: how the demo judge that reasons was made.
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ from random import Random
 from typing import Any
 
 from training.data.demo_files import as_pair
-from training.data.demo_tasks import DemoPair, draw, rationale
+from training.data.demo_tasks import TASKS, DemoPair, draw, rationale
 from training.data.judgments import WrittenJudgment, write_judgments
 from training.data.pairs import DataError, Pair, write_pairs
 from training.selftrain.card import summary
@@ -38,11 +40,14 @@ class Sizes:
     unlabelled: int
     evaluation: int
     tasks: tuple[str, ...] = (*KNOWN, *NEW)
+    plain: bool = True
+    """Bare questions and answers only: no greeting, lead-in, bold type."""
 
 
 SIZES = {
     "tiny": Sizes(rationales=64, labelled=4, unlabelled=8, evaluation=2, tasks=("refusals",)),
     "smoke": Sizes(rationales=192, labelled=48, unlabelled=72, evaluation=36),
+    "demo": Sizes(rationales=3600, labelled=1200, unlabelled=2400, evaluation=180, tasks=tuple(TASKS), plain=False),
 }
 
 
@@ -78,7 +83,7 @@ def write_data(home: Path, sizes: Sizes, seed: int) -> None:
     seen: set[DemoPair] = set()
 
     def drawn(count: int, what: str, held_out: bool = False) -> list[tuple[DemoPair, Pair]]:
-        rows = [_new(rng, seen, sizes.tasks[i % len(sizes.tasks)], held_out) for i in range(count)]
+        rows = [_new(rng, seen, sizes, i, held_out) for i in range(count)]
         return [(row, as_pair(row, f"{what}/{i}", rng.random() < 0.5)) for i, row in enumerate(rows)]
 
     def judged(row: DemoPair, pair: Pair) -> WrittenJudgment:
@@ -92,9 +97,10 @@ def write_data(home: Path, sizes: Sizes, seed: int) -> None:
     write_pairs(home / "dev.jsonl", (pair for _, pair in drawn(sizes.evaluation, "dev", held_out=True)))
 
 
-def _new(rng: Random, seen: set[DemoPair], task: str, held_out: bool) -> DemoPair:
+def _new(rng: Random, seen: set[DemoPair], sizes: Sizes, number: int, held_out: bool) -> DemoPair:
+    task = sizes.tasks[number % len(sizes.tasks)]
     for _ in range(1000):
-        pair = draw(task, rng, from_held_out=held_out, plain=True)
+        pair = draw(task, rng, from_held_out=held_out, plain=sizes.plain)
         if pair not in seen:
             seen.add(pair)
             return pair
