@@ -53,7 +53,7 @@ def _watched(process: subprocess.Popen[bytes], home: Path, most: int | None) -> 
 
 
 def _files(home: Path) -> dict[str, tuple[int, int]]:
-    """Size and time of every file and folder. The command renames and removes files and folders while they are listed."""
+    """Size and time of every file and folder, which the command renames and removes while they are listed."""
     found: dict[str, tuple[int, int]] = {}
     for folder, _, names in os.walk(home):  # passes over a folder that has gone; Path.rglob fails there
         for path in (folder, *(os.path.join(folder, name) for name in names)):
