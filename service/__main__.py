@@ -4,129 +4,46 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import contextlib
 import gc
 import json
 import logging
-import resource
 import secrets
 import signal
-import socket
 import sys
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
-import uvicorn
 import uvloop
-from fastapi import FastAPI
 
 from service.app import build_app
 from service.auth import hash_key
 from service.errors import InvalidInput, StartupError
 from service.replay import replay
+from service.server import CUT_OFF, Server, bound_socket, raise_file_limit, server_config
 from service.settings import Settings, load_settings
 from service.startup import load_manifest, plan_judges
 
-MAX_HEADER_BYTES = 64 * 1024
-BACKLOG = 4096
-"""Trainers open a connection for each rollout of a batch at the same moment."""
-OPEN_FILES = 65_536
-KEEP_ALIVE_S = 65
 GC_THRESHOLDS = (20_000, 50, 100)
 """Python's own (700, 10, 10) spends a tenth of this process's time on requests that are still being judged."""
-GRACE_S = 5
-"""After the drain time: for replies on their way out."""
 
 
-class Server(uvicorn.Server):
-    """uvicorn that tells the application to drain as soon as a signal asks it to stop."""
-
-    def __init__(self, config: uvicorn.Config, app: FastAPI, settings: Settings) -> None:
-        super().__init__(config)
-        self._app = app
-        self._settings = settings
-
-    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        drain = self._app.state.gate.admission.drain
-        asyncio.get_running_loop().call_soon_threadsafe(drain, self._settings.server.drain_s)
-        super().handle_exit(sig, frame)
-        self._captured_signals.clear()  # a clean stop ends with status 0, not by the signal
-
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets)
-        port = int(self.servers[0].sockets[0].getsockname()[1])
-        print(banner(self._settings, port, self._app), flush=True)
-
-
-async def serve(settings: Settings) -> None:
-    """Start the model, then listen; stop listening, then free the model. Raises `StartupError`."""
-    app = build_app(settings)
-    with bound_socket(settings.server.host, settings.server.port) as listener:
-        async with app.router.lifespan_context(app):
-            await Server(server_config(app, settings), app, settings).serve([listener])
-
-
-def raise_file_limit(wanted: int = OPEN_FILES) -> None:
-    """Let this process open as many connections as it may: shells allow 1024 where the system allows far more."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    most = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
-    if soft != resource.RLIM_INFINITY and soft < most:
-        with contextlib.suppress(OSError, ValueError):
-            resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
-
-
-def bound_socket(host: str, port: int) -> socket.socket:
-    """The address, taken before the model loads so that a wrong one is known at once; it does not listen yet.
+async def serve(settings: Settings) -> int:
+    """Start the model, then listen; drain, stop listening, then free the model. Returns the process's exit status.
 
     Raises `StartupError`.
     """
-    listener = None
-    try:
-        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        listener = socket.socket(family, kind, protocol)
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind(address)
-    except OSError as error:
-        if listener is not None:
-            listener.close()
-        raise StartupError(f"Cannot listen on {host}:{port} ({error.strerror}); choose another address.") from error
-    return listener
-
-
-def server_config(app: FastAPI, settings: Settings) -> uvicorn.Config:
-    """How uvicorn listens."""
-    return uvicorn.Config(
-        app,
-        host=settings.server.host,
-        port=settings.server.port,
-        http="h11",  # bounds the size of headers, which httptools does not
-        h11_max_incomplete_event_size=MAX_HEADER_BYTES,
-        lifespan="off",  # driven by `serve`: a failed start is one sentence, and no port is open before the model is
-        access_log=False,
-        log_level="warning",
-        server_header=False,
-        backlog=BACKLOG,
-        timeout_keep_alive=KEEP_ALIVE_S,
-        timeout_graceful_shutdown=int(settings.server.drain_s) + GRACE_S,
-    )
-
-
-def banner(settings: Settings, port: int, app: FastAPI) -> str:
-    """What stands on the terminal once requests are welcome: one request to copy."""
-    host = "127.0.0.1" if settings.server.host in ("0.0.0.0", "::") else settings.server.host  # noqa: S104
-    url = f"http://{f'[{host}]' if ':' in host else host}:{port}"
-    key = " -H 'Authorization: Bearer YOUR-KEY'" if settings.auth.keys else ""
-    body = json.dumps({"prompt": "What is 7 + 5?", "response_a": "7 + 5 = 12.", "response_b": "7 + 5 = 13."})
-    names = ", ".join(app.state.service.scorer.judges)
-    return (
-        f"Ready at {url} (judges: {names}; documentation: {url}/docs). Try:\n\n"
-        f"  curl -s {url}/compare{key} -H 'Content-Type: application/json' -d '{body}'\n"
-    )
+    app = build_app(settings)
+    with bound_socket(settings.server.host, settings.server.port) as listener:
+        async with app.router.lifespan_context(app):
+            server = Server(server_config(app, settings), app, settings)
+            await server.serve([listener])
+    return CUT_OFF if server.admission.cut_off else 0
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """The process's exit status: 0, or 2 for a service that must not start."""
+    """The process's exit status: 0; 1 for a service that cut requests off when it stopped, and for commands that found
+    something wrong; 2 for a service that must not start; 130 for one stopped while it started."""
     options = _parser().parse_args(arguments)
     try:
         return int(options.run(options))
@@ -143,10 +60,9 @@ def _serve(options: argparse.Namespace) -> int:
     raise_file_limit()
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            runner.run(serve(settings))
+            return runner.run(serve(settings))
     except KeyboardInterrupt:
         return 130
-    return 0
 
 
 def _check_config(options: argparse.Namespace) -> int:

@@ -1,8 +1,9 @@
-"""Who gets in and for how long: a bounded number of engine prompts, deadlines, departed callers, shutdown.
+"""Who gets in and for how long: bounded prompts and tokens, a fair line, deadlines, departed callers, shutdown.
 
-Overload is refused at once, before any tokenization, with the seconds after which trying again is sensible; only
-trainers whose own protocol knows no such answer wait in a line of bounded length. Everything that ends a request early
-cancels its task; engines abort the work of cancelled tasks.
+What finds no room waits in one line, in which every key has its fair share (`service.line`); a full line refuses at
+once, before any tokenization, with the seconds after which trying again is sensible (`service.pace`). Callers whose own
+protocol knows no such answer are patient: their places are counted apart, and there are many of them. Everything that
+ends a request early cancels its task; engines abort the work of cancelled tasks.
 """
 
 from __future__ import annotations
@@ -10,18 +11,22 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import aclosing, asynccontextmanager, contextmanager, suppress
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from contextlib import aclosing, asynccontextmanager
+from dataclasses import dataclass
 from typing import TypeVar
 
 from service.errors import DeadlineExceeded, Draining, Overloaded, ServiceError
+from service.line import Cost, FairLine, Place
+from service.pace import Pace
 
 T = TypeVar("T")
 
-RATE_WINDOW_S = 30.0
 MAX_RETRY_AFTER_S = 30
-MAX_LINE = 4096
+FIRST_RETRY_AFTER_S = 5
+"""While nothing was finished that could tell."""
+OWN_SHARE = 8
+"""Each key may take one in so many of the line's places even when the line is full: nobody is locked out by others."""
 
 
 class ClientGone(Exception):
@@ -43,24 +48,39 @@ class _Running:
             self.timer.reschedule(at)
 
 
-class Admission:
-    """Bounds the prompts inside the service and watches every request's time. Lives on one event loop."""
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """The most that may be inside at once, and how many requests may wait for room: ordinary ones and patient ones."""
 
-    def __init__(self, max_prompts: int, clock: Callable[[], float] = time.monotonic, max_line: int = MAX_LINE) -> None:
-        self._max_prompts = max_prompts
-        self._max_line = max_line
-        self._clock = clock
-        self._held = 0
-        self._finished: deque[tuple[float, int]] = deque()
+    prompts: int
+    tokens: int = 2**63
+    waiting: int = 256
+    patient: int = 4096
+
+
+class Admission:
+    """Bounds what is inside the service and watches every request's time. Lives on one event loop."""
+
+    def __init__(self, bounds: Bounds, clock: Callable[[], float] = time.monotonic) -> None:
+        self._bounds = bounds
+        self._held = Cost(0)
+        self._line = FairLine()
+        self._pace = Pace(clock)
         self._running: set[_Running] = set()
         self._draining = False
+        self._cut_off = 0
+        self._empty = asyncio.Event()
         self._on_drain: list[Callable[[], None]] = []
-        self._line: deque[tuple[int, asyncio.Future[None]]] = deque()
 
     @property
     def held(self) -> int:
         """Engine prompts of the requests inside."""
-        return self._held
+        return self._held.prompts
+
+    @property
+    def held_tokens(self) -> int:
+        """Their tokens, as guessed when they came in."""
+        return self._held.tokens
 
     @property
     def in_line(self) -> int:
@@ -76,31 +96,37 @@ class Admission:
     def is_draining(self) -> bool:
         return self._draining
 
-    @contextmanager
-    def prompts(self, count: int) -> Iterator[None]:
-        """Hold room for `count` engine prompts. A request larger than all the room gets in when nothing else is inside.
+    @property
+    def cut_off(self) -> int:
+        """Requests that were still running when the time to drain was over."""
+        return self._cut_off
 
-        Raises `Overloaded` with ``retry_after_s``.
+    def turn_away(self, key: str, patient: bool = False) -> None:
+        """Raise `Overloaded` if a request of `key` would find neither room nor a place in line.
+
+        For the moment before its body is read: what cannot be served should cost next to nothing.
         """
-        if not self._fits(count):
-            raise self._overloaded("The service is at its limit of waiting prompts; try again later.")
-        self._held += count
-        try:
-            yield
-        finally:
-            self._leave(count)
+        if self._line or not self._fits(Cost(1)):
+            self._refuse_if_full(key, patient)
 
     @asynccontextmanager
-    async def room(self, count: int, wait_s: float) -> AsyncIterator[None]:
-        """As `prompts`, for callers that cannot come again later: they wait in line, first come first served.
+    async def room(self, cost: Cost, wait_s: float, key: str = "-", patient: bool = False) -> AsyncIterator[None]:
+        """Hold room for `cost`; one larger than all the room gets in when nothing else is inside.
 
-        Raises `Overloaded` after `wait_s`, and at once where the line is full.
+        Raises `Overloaded` with ``retry_after_s``: at once where the line is full, or moves so slowly that `wait_s`
+        would pass in it (an ordinary caller can use that time, a patient one cannot); else after `wait_s`.
         """
-        await self._queue(count, wait_s)
+        if not self._line and self._fits(cost):
+            self._enter(key, cost)
+        else:
+            await self._wait(cost, wait_s, key, patient)
         try:
             yield
-        finally:
-            self._leave(count)
+        except BaseException:
+            self._leave(cost)
+            raise
+        self._pace.finished(self._work(cost))
+        self._leave(cost)
 
     @asynccontextmanager
     async def deadline(self, seconds: float) -> AsyncIterator[None]:
@@ -116,11 +142,13 @@ class Admission:
         except TimeoutError as error:
             if running is None or not running.timer.expired():
                 raise
+            self._cut_off += isinstance(running.reason, Draining)
             message = "The deadline passed before the answer was ready; allow more time or ask for less at once."
             raise running.reason or DeadlineExceeded(message) from error
         finally:
             if running is not None:
                 self._running.discard(running)
+                self._note_if_drained()
 
     def on_drain(self, callback: Callable[[], None]) -> None:
         """Call `callback` when draining begins: for what waits for requests that will not come any more."""
@@ -133,78 +161,119 @@ class Admission:
             callback()
         for running in self._running:
             running.stop(Draining("The service is shutting down; try another replica.", retry_after_s=1), seconds)
+        self._note_if_drained()
+
+    async def drained(self) -> None:
+        """Returns when draining has begun and nobody is inside any more."""
+        await self._empty.wait()
 
     def stop_all(self, reason: ServiceError) -> None:
         """End every request inside with `reason`, now."""
         for running in self._running:
             running.stop(reason)
 
-    async def _queue(self, count: int, wait_s: float) -> None:
+    def _note_if_drained(self) -> None:
+        if self._draining and not self._running:
+            self._empty.set()
+
+    async def _wait(self, cost: Cost, wait_s: float, key: str, patient: bool) -> None:
         """Returns with the room held."""
-        if not self._line and self._fits(count):
-            self._held += count
-            return
-        if len(self._line) >= self._max_line:
-            raise self._overloaded("The line of waiting requests is full; try again later.")
-        place = (count, asyncio.get_running_loop().create_future())
-        self._line.append(place)
+        self._refuse_if_full(key, patient)
+        work = self._work(cost)
+        if not patient and self._pace.is_known:
+            seconds = self._pace.seconds_for(self._line.ahead_of(key) + work)
+            if seconds is not None and seconds > wait_s:
+                raise self._overloaded("The line is too long for this deadline; try again later or allow more time.")
+        place = Place(key, cost, work, asyncio.get_running_loop().create_future(), patient)
+        self._line.join(place)
         try:
             async with asyncio.timeout(wait_s):
-                await place[1]
+                await place.turn
         except BaseException as error:
-            if place[1].cancelled():
-                with suppress(ValueError):  # passed over already
-                    self._line.remove(place)
+            if place.turn.cancelled():
+                self._line.leave(place)
                 self._serve_line()
             else:  # it was its turn in the same moment
-                self._leave(count)
+                self._leave(cost)
             if isinstance(error, TimeoutError):
                 raise self._overloaded("There was no room before the deadline; try again later.") from error
             raise
 
-    def _fits(self, count: int) -> bool:
-        return not self._held or self._held + count <= self._max_prompts
+    def _refuse_if_full(self, key: str, patient: bool) -> None:
+        waiting = self._line.patient if patient else len(self._line) - self._line.patient
+        places = self._bounds.patient if patient else self._bounds.waiting
+        if waiting >= places and self._line.of(key) >= math.ceil(places / OWN_SHARE):
+            raise self._overloaded("The service is full, and so is the line before it; try again later.")
 
-    def _leave(self, count: int) -> None:
-        self._held -= count
-        self._finished.append((self._clock(), count))
+    def _fits(self, cost: Cost) -> bool:
+        after, bounds = self._held + cost, self._bounds
+        return not self._held.prompts or (after.prompts <= bounds.prompts and after.tokens <= bounds.tokens)
+
+    def _work(self, cost: Cost) -> float:
+        """A cost as the larger of its shares of all the room."""
+        return max(cost.prompts / self._bounds.prompts, cost.tokens / self._bounds.tokens)
+
+    def _enter(self, key: str, cost: Cost) -> None:
+        self._held += cost
+        self._line.charge(key, self._work(cost))
+        self._pace.resume()
+
+    def _leave(self, cost: Cost) -> None:
+        self._held -= cost
+        if not self._held.prompts:
+            self._pace.rest()
         self._serve_line()
 
     def _serve_line(self) -> None:
-        """Let those in who are first and fit: the room is theirs before anybody else can ask for it."""
-        while self._line and (self._line[0][1].cancelled() or self._fits(self._line[0][0])):
-            count, turn = self._line.popleft()
-            if not turn.cancelled():
-                self._held += count
-                turn.set_result(None)
+        """Let those in whose turn it is and who fit: the room is theirs before anybody else can ask for it."""
+        while (place := self._line.first()) is not None:
+            if not place.turn.cancelled():
+                if not self._fits(place.cost):
+                    return
+                self._enter(place.key, place.cost)
+                place.turn.set_result(None)
+            self._line.leave(place)
 
     def _overloaded(self, message: str) -> Overloaded:
         return Overloaded(message, retry_after_s=self._retry_after_s())
 
     def _retry_after_s(self) -> int:
-        """Seconds until what is inside has passed, at the recent rate."""
-        now = self._clock()
-        while self._finished and self._finished[0][0] < now - RATE_WINDOW_S:
-            self._finished.popleft()
-        rate = sum(count for _, count in self._finished) / RATE_WINDOW_S
-        return min(MAX_RETRY_AFTER_S, max(1, math.ceil(self._held / rate))) if rate else 5
+        """Seconds until what is inside and in line has passed, at the measured pace."""
+        seconds = self._pace.seconds_for(self._work(self._held) + self._line.work)
+        if seconds is None:
+            return FIRST_RETRY_AFTER_S
+        return max(1, math.ceil(min(seconds, MAX_RETRY_AFTER_S) - 1e-6))
 
 
 async def unless_gone(gone: Awaitable[None], work: Awaitable[T]) -> T:
-    """The result of `work`. It is cancelled as soon as `gone` returns (raises `ClientGone`) or the caller is cancelled.
+    """The result of `work`, which is cancelled as soon as `gone` returns: raises `ClientGone` once it has ended.
 
-    Returns only when the cancelled work has ended, so that whatever it held is free again.
+    The work runs in the caller's task and only the watching in one of its own: this stands around every request.
     """
-    worker, watcher = asyncio.ensure_future(work), asyncio.ensure_future(gone)
-    try:
-        await asyncio.wait({worker, watcher}, return_when=asyncio.FIRST_COMPLETED)
-        if not worker.done():
-            raise ClientGone
-        return worker.result()
-    finally:
-        for task in (worker, watcher):
+    task = asyncio.current_task()
+    assert task is not None
+    before, is_over, has_left = task.cancelling(), False, False
+
+    def leave(watcher: asyncio.Future[None]) -> None:
+        nonlocal has_left
+        if not is_over and not watcher.cancelled():
+            watcher.exception()  # a connection that cannot be watched is gone too
+            has_left = True
             task.cancel()
-        await asyncio.gather(worker, watcher, return_exceptions=True)
+
+    watcher = asyncio.ensure_future(gone)
+    watcher.add_done_callback(leave)
+    try:
+        return await work
+    except asyncio.CancelledError as error:
+        if has_left and task.cancelling() == before + 1:  # else a deadline, say, has cancelled it as well
+            raise ClientGone from error
+        raise
+    finally:
+        is_over = True
+        watcher.cancel()
+        if has_left:
+            task.uncancel()
 
 
 async def pumped(source: AsyncGenerator[T, None], size: int = 64) -> AsyncGenerator[T, None]:

@@ -15,7 +15,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
 from service import errors
-from service.admission import Admission, ClientGone
+from service.admission import Admission, Bounds, ClientGone
 from service.auth import ApiKey, Authenticator
 from service.cohorts import Assembler
 from service.context import Gate, Service
@@ -111,7 +111,9 @@ def build_app(settings: Settings, engine: Engine | None = None, store: RewardSto
     keys = [ApiKey(key.id, key.sha256, key.scopes) for key in settings.auth.keys]
     secret = settings.auth.secret.get_secret_value() if settings.auth.secret else None
     monitor = ScoreMonitor(settings.score_health.window, settings.score_health.max_queues)
-    admission = Admission(settings.limits.max_prompts, max_line=settings.compat.max_waiting)
+    limits = settings.limits
+    bounds = Bounds(limits.max_prompts, limits.max_tokens, limits.max_waiting, settings.compat.max_waiting)
+    admission = Admission(bounds)
     gate = Gate(settings, Authenticator(keys, secret), admission, metrics, monitor)
 
     @asynccontextmanager
@@ -224,7 +226,8 @@ def _reply(
 def _watch(gate: Gate, engine: Engine, watchdog: Health) -> None:
     metrics, admission = gate.metrics, gate.admission
     metrics.watch("gram_prompts_inside", "Engine prompts of the requests inside.", lambda: admission.held)
-    metrics.watch("gram_requests_in_line", "Trainers' requests that wait for room.", lambda: admission.in_line)
+    metrics.watch("gram_tokens_inside", "Their tokens, guessed from texts.", lambda: admission.held_tokens)
+    metrics.watch("gram_requests_in_line", "Requests that wait for room.", lambda: admission.in_line)
     metrics.watch("gram_requests_inside", "Requests inside.", lambda: admission.running)
     metrics.watch("gram_engine_unfinished", "Prompts in the engine.", lambda: engine.progress.unfinished)
     metrics.watch("gram_engine_stalled_seconds", "Time with work but without output.", lambda: watchdog.stalled_s)

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from service.admission import Admission
 from service.auth import ANYBODY, Authenticator, Principal
 from service.cohorts import Assembler
+from service.costs import CostGuesser, Load
 from service.engines.base import Engine
 from service.errors import ServiceError, Unavailable
 from service.health import Health
@@ -50,6 +51,7 @@ class Gate:
     admission: Admission
     metrics: Metrics
     monitor: ScoreMonitor
+    costs: CostGuesser = field(default_factory=CostGuesser)
 
     def record(self, seen: Observation) -> None:
         """Called once for each request, when its reply is out."""
@@ -59,14 +61,15 @@ class Gate:
 
 
 PATIENCE = 0.9
-"""Of the time a patient call has left, how much it waits in line: with less there would be no time to judge it."""
+"""Of the time a call has left, how much it waits in line: with less there would be no time to judge it."""
 
 
 @dataclass(slots=True)
 class Call:
     """One HTTP request: who, since when, where its time went, what to record of it.
 
-    ``patient``: its sender does not come again when it is told that there is no room.
+    ``patient``: its sender does not come again when it is told that there is no room. ``load`` is what it asked for in
+    all, of which judge.
     """
 
     request_id: str
@@ -76,6 +79,8 @@ class Call:
     seen: Observation = field(default_factory=Observation)
     deadline_s: float = math.inf
     patient: bool = False
+    load: Load = field(default_factory=Load)
+    asked: tuple[CostGuesser, Judge] | None = None
 
     @property
     def age_s(self) -> float:
@@ -88,18 +93,16 @@ class Call:
         return self.deadline_s - self.age_s
 
     @asynccontextmanager
-    async def judging(self, gate: Gate, judge: Judge, prompts: int) -> AsyncIterator[None]:
-        """Hold room for `prompts` engine prompts while judging; a patient call waits for it, almost to its deadline.
+    async def judging(self, gate: Gate, judge: Judge, load: Load) -> AsyncIterator[None]:
+        """Hold room for `load` while judging; wait for it in line, almost to the deadline, where there is none.
 
         Raises `Overloaded`.
         """
         self.seen.judge, self.seen.version = judge.name, judge.version
-        if not self.patient:
-            with gate.admission.prompts(prompts):
-                yield
-            return
+        self.load, self.asked = self.load + load, (gate.costs, judge)
+        cost, key = gate.costs.cost(judge, load), self.principal.key_id
         waited = time.perf_counter()
-        async with gate.admission.room(prompts, PATIENCE * self.left_s):
+        async with gate.admission.room(cost, PATIENCE * self.left_s, key, self.patient):
             self.trace.queue_s += time.perf_counter() - waited
             yield
 
@@ -118,6 +121,9 @@ class Call:
     def finish(self, status: int, route: str) -> Observation:
         """Close the record."""
         seen = self.seen
+        if self.asked is not None and not seen.failures:
+            guesser, judge = self.asked
+            guesser.learn(judge, self.load, seen.usage)
         seen.status, seen.route, seen.samples = status, route, self.trace.judged
         seen.written, seen.votes_skipped = self.trace.written, self.trace.votes_skipped
         seen.queue_s, seen.tokenize_s, seen.engine_s, seen.seconds = self._times()

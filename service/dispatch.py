@@ -22,6 +22,9 @@ from service.types import Comparison, Completion, Prompt, Verdict
 CHUNK = 64
 """Comparisons tokenized at a time: large enough to amortise the thread hop, small enough to start the engine early."""
 
+SLICE = 32
+"""Prompts handed to the engine before anything else on the event loop gets its turn."""
+
 
 def chunks_of(comparisons: Sequence[Comparison]) -> list[list[int]]:
     """Indices of the comparisons in chunks of at least `CHUNK`: groups in order of appearance, none split.
@@ -97,15 +100,20 @@ def ready(judge: Judge, comparisons: Sequence[Comparison], ask: Ask) -> Chunk:
     return Chunk(judgments, order)
 
 
-def launch(judge: Judge, chunk: Chunk, asked: list[asyncio.Task[Completion]]) -> list[asyncio.Task[Verdict]]:
+async def launch(judge: Judge, chunk: Chunk, asked: list[asyncio.Task[Completion]]) -> list[asyncio.Task[Verdict]]:
     """Start judging a chunk: first requests reach the engine in their order, then each judgment goes on alone.
 
-    The first requests are noted in ``asked``: a judgment cancelled before it ran could not cancel them itself.
+    The first requests are noted in ``asked``: a judgment cancelled before it ran could not cancel them itself. Handing
+    a group's thousands of prompts to an engine takes most of a second, so the loop gets its turn in between.
     """
     loop = asyncio.get_running_loop()
     judgments = chunk.judgments
-    first = {(i, j): loop.create_task(judge.engine.complete(judgments[i].asks[j])) for i, j in chunk.order}
-    asked.extend(first.values())
+    first: dict[tuple[int, int], asyncio.Task[Completion]] = {}
+    for i, j in chunk.order:
+        first[i, j] = loop.create_task(judge.engine.complete(judgments[i].asks[j]))
+        asked.append(first[i, j])
+        if len(first) % SLICE == 0:
+            await asyncio.sleep(0)
     return [
         loop.create_task(one.finish([first[i, j] for j in range(len(one.asks))])) for i, one in enumerate(judgments)
     ]

@@ -135,7 +135,7 @@ class Scorer:
         try:
             for chunk in chunks_of(comparisons):
                 prepared = await self._prepare(judge, [comparisons[i] for i in chunk], ask, mine)
-                running += launch(judge, prepared, asked)
+                running += await launch(judge, prepared, asked)
                 places += chunk
             found = dict(zip(places, await asyncio.gather(*running, return_exceptions=True), strict=True))
             outcomes = [_isolated(found[i]) for i in range(len(comparisons))]

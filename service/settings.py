@@ -31,8 +31,7 @@ PREFIX = "GRAM_"
 CONFIG_VARIABLE = "GRAM_CONFIG"
 DEFAULT_REPETITION = 4
 NOT_SETTINGS = frozenset({CONFIG_VARIABLE, "GRAM_DATA_DIR", "GRAM_API_KEY"})
-"""Variables with our prefix that are no settings: the file to read, the evaluation data of tests and benchmarks, and
-the key of a client."""
+"""Variables that are no settings: the file to read, evaluation data of tests and benchmarks, the key of a client."""
 CLIENTS = f"{PREFIX}CLIENT_"
 """Where a client finds the service: no settings either, and often set in the same shell."""
 
@@ -53,12 +52,16 @@ class _Section(BaseModel):
 
 
 class ServerSettings(_Section):
-    """``drain_s`` is how long running requests may go on after SIGTERM."""
+    """``drain_s`` is how long running requests may go on after SIGTERM; beyond ``max_connections`` only probes are
+    answered. Times are seconds."""
 
     host: str = "127.0.0.1"
     port: int = Field(8000, ge=0, le=65535)
     drain_s: float = Field(30.0, ge=0, le=3600)
     access_log: bool = False
+    header_timeout_s: float = Field(10.0, gt=0, le=3600)
+    body_timeout_s: float = Field(30.0, gt=0, le=3600)
+    max_connections: int = Field(8192, ge=1, le=1_000_000)
 
     @property
     def is_loopback(self) -> bool:
@@ -71,13 +74,14 @@ class ServerSettings(_Section):
 
 
 class LimitSettings(_Section):
-    """``max_prompts`` bounds the engine prompts of all requests inside the service together (a comparison is two).
-
-    An engine with work but without output is not ready after ``stall_s`` and not alive after ``fatal_stall_s``.
-    """
+    """``max_prompts`` bounds the engine prompts of all requests inside the service together (a comparison is two),
+    ``max_tokens`` their tokens, as guessed from texts; ``max_waiting`` the requests in line for room (native routes).
+    An engine with work but without output is not ready after ``stall_s`` and not alive after ``fatal_stall_s``."""
 
     max_body_bytes: int = Field(4 * 1024 * 1024, ge=1024, le=256 * 1024 * 1024)
     max_prompts: int = Field(16_384, ge=2)
+    max_tokens: int = Field(16_777_216, ge=1)
+    max_waiting: int = Field(256, ge=0, le=1_000_000)
     default_deadline_ms: int = Field(60_000, ge=1, le=600_000)
     max_deadline_ms: int = Field(600_000, ge=1, le=3_600_000)
     stall_s: float = Field(30.0, gt=0)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from fastapi import APIRouter
 
 from service.context import Call, Gate, Service, total_usage
+from service.costs import of_pairs
 from service.errors import ServiceError
 from service.judge import Judge
 from service.routes.base import DOCUMENTED, TheCall, TheGate, TheService, guarded
@@ -39,7 +40,7 @@ async def compare(
 async def _judge(
     service: Service, gate: Gate, call: Call, judge: Judge, comparisons: list[Comparison], votes: int
 ) -> list[Verdict | ServiceError]:
-    async with call.judging(gate, judge, 2 * votes * len(comparisons)):
+    async with call.judging(gate, judge, of_pairs(comparisons, votes)):
         outcomes = await service.scorer.compare(
             judge, comparisons, votes=votes, salt=call.principal.cache_salt, trace=call.trace
         )

@@ -9,10 +9,10 @@ from fastapi.openapi.docs import get_swagger_ui_html
 from fastapi.responses import HTMLResponse
 
 from service.metrics import CONTENT_TYPE
-from service.routes.base import DOCUMENTED, TheGate, TheService, guarded
+from service.routes.base import DOCUMENTED, Route, TheGate, TheService, guarded
 from service.schemas.replies import HealthReply
 
-probes = APIRouter(tags=["operations"])
+probes = APIRouter(route_class=Route, tags=["operations"])
 metrics = APIRouter(route_class=guarded("metrics"), dependencies=DOCUMENTED, tags=["operations"])
 description = APIRouter(route_class=guarded(None), include_in_schema=False)
 

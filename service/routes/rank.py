@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from fastapi import APIRouter
 
+from service.costs import of_group
 from service.ranking.plans import most_pairs
 from service.routes.base import DOCUMENTED, TheCall, TheGate, TheService, guarded
 from service.schemas.replies import RankReply, rank_reply
@@ -19,10 +20,10 @@ async def rank(body: RankRequest, service: TheService, gate: TheGate, call: TheC
     """Rank up to 64 responses, best first."""
     judge = service.scorer.judge(body.judge)
     options = RankOptions(body.method, body.goal, body.top_k, body.confidence, body.max_comparisons)
-    responses = [Response(text) for text in body.responses]
-    async with call.judging(gate, judge, 2 * _most_pairs(body)):
+    prompt, responses = to_prompt(body.prompt), [Response(text) for text in body.responses]
+    async with call.judging(gate, judge, of_group(prompt, responses, _most_pairs(body))):
         ranking, usage = await service.scorer.rank(
-            judge, to_prompt(body.prompt), responses, options, salt=call.principal.cache_salt, trace=call.trace
+            judge, prompt, responses, options, salt=call.principal.cache_salt, trace=call.trace
         )
     call.seen.usage += usage
     return rank_reply(ranking, usage, judge.version)

@@ -16,6 +16,7 @@ from starlette.types import Receive, Scope, Send
 
 from service.admission import pumped
 from service.context import Call, Gate, Service
+from service.costs import of_pairs
 from service.errors import InternalError, InvalidVerdict, ServiceError
 from service.judge import Judge
 from service.judgment import Ask
@@ -45,10 +46,11 @@ async def rationale(
     judge = service.scorer.judge(body.judge, writes_rationale=True)
     if body.stream:
         return await _stream(pumped(_events(service, gate, call, judge, body, call.left_s)), call)
-    async with call.judging(gate, judge, 2 * body.votes):
+    comparison = body.comparison()
+    async with call.judging(gate, judge, of_pairs([comparison], body.votes)):
         (outcome,) = await service.scorer.compare(
             judge,
-            [body.comparison()],
+            [comparison],
             votes=body.votes,
             stop_when_decided=body.stop_when_decided,
             max_rationale_tokens=body.max_rationale_tokens,
@@ -103,8 +105,9 @@ async def _events(
     service: Service, gate: Gate, call: Call, judge: Judge, body: RationaleRequest, left_s: float
 ) -> AsyncGenerator[bytes, None]:
     """Runs as long as the stream does, under the request's deadline and in its share of admission."""
-    started = time.perf_counter()
-    async with gate.admission.deadline(left_s), call.judging(gate, judge, 2 * body.votes):
+    started, comparison = time.perf_counter(), body.comparison()
+    load = of_pairs([comparison], body.votes)
+    async with gate.admission.deadline(left_s), call.judging(gate, judge, load):
         ask = Ask(
             body.votes,
             body.stop_when_decided,
@@ -112,7 +115,7 @@ async def _events(
             body.max_rationale_tokens,
             body.on_budget,
         )
-        written = service.scorer.stream_rationales(judge, body.comparison(), ask, trace=call.trace)
+        written = service.scorer.stream_rationales(judge, comparison, ask, trace=call.trace)
         async with aclosing(written) as pieces:
             async for piece in pieces:
                 if isinstance(piece, RationaleText):

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from fastapi import APIRouter
 
 from service.context import Call, Gate, Service
+from service.costs import of_group, of_singles
 from service.errors import ServiceError
 from service.judge import Judge
 from service.judging.base import sigmoid
@@ -64,15 +65,15 @@ async def _scores(
     responses = [Response(text) for text in texts]
     salt, trace = call.principal.cache_salt, call.trace
     if judge.is_scalar:
-        async with call.judging(gate, judge, len(responses)):
-            items = [(prompt, response) for response in responses]
+        items = [(prompt, response) for response in responses]
+        async with call.judging(gate, judge, of_singles(items)):
             outcomes = await service.scorer.score_singles(judge, items, salt=salt, trace=trace)
         call.saw_scores(outcomes)
         for outcome in outcomes:
             if isinstance(outcome, ServiceError):
                 raise outcome
         return [sigmoid(outcome.score) for outcome in outcomes if not isinstance(outcome, ServiceError)]
-    async with call.judging(gate, judge, 2 * most_pairs("auto", len(responses), 1)):
+    async with call.judging(gate, judge, of_group(prompt, responses, most_pairs("auto", len(responses), 1))):
         ranking, usage = await service.scorer.rank(
             judge, prompt, responses, RankOptions(strengths=False), salt=salt, trace=trace
         )

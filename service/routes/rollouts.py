@@ -16,6 +16,7 @@ from itertools import pairwise
 from typing import Any
 
 from service.context import Call, Gate, Service
+from service.costs import Load, of_group, of_pairs, of_singles
 from service.errors import Conflict, InvalidInput, JudgmentFailed, ServiceError, Unavailable
 from service.judge import Judge
 from service.judging.base import sigmoid
@@ -27,7 +28,7 @@ from service.schemas.replies import JudgeVersionOut, ScoreReply, ScoreRow, Usage
 from service.schemas.requests import MAX_GROUP, CohortIn, MessageIn, Normalize, ScoreItem
 from service.seating import Seat
 from service.stores.references_base import key_of
-from service.types import Prompt, Response
+from service.types import Comparison, Prompt, Response
 
 TRIES = 3
 """How often a rollout looks for a seat: a group may be closed while it sits down."""
@@ -137,21 +138,22 @@ class RolloutCall:
 
     async def _singles(self, good: Mapping[int, Rollout]) -> dict[int, Found]:
         items = [(rollout.prompt, Response(rollout.response)) for rollout in good.values()]
-        async with self.call.judging(self.gate, self.judge, len(items)):
+        async with self.call.judging(self.gate, self.judge, of_singles(items)):
             outcomes = await self.service.scorer.score_singles(self.judge, items, **self._ask)
         return await self._rewarded(Part("single", list(good), outcomes))
 
     async def _compared(self, good: Mapping[int, Rollout], references: Mapping[int, str]) -> dict[int, Found]:
         triples = [(good[p].prompt, Response(good[p].response), Response(text)) for p, text in references.items()]
-        async with self.call.judging(self.gate, self.judge, 2 * len(triples)):
+        load = of_pairs([Comparison(*triple) for triple in triples])
+        async with self.call.judging(self.gate, self.judge, load):
             outcomes = await self.service.scorer.score_references(self.judge, triples, **self._ask)
         return await self._rewarded(Part("reference", list(references), outcomes))
 
     async def _grouped(self, good: Mapping[int, Rollout], groups: Sequence[Sequence[int]]) -> dict[int, Found]:
         """A group whose judgment failed fails all of its members."""
         asked = [(good[group[0]].prompt, tuple(Response(good[p].response) for p in group)) for group in groups]
-        pairs = sum(most_pairs("all_pairs", len(group)) for group in groups)
-        async with self.call.judging(self.gate, self.judge, 2 * pairs):
+        loads = [of_group(prompt, members, most_pairs("all_pairs", len(members))) for prompt, members in asked]
+        async with self.call.judging(self.gate, self.judge, sum(loads, Load())):
             judged = await self.service.scorer.score_groups(self.judge, asked, **self._ask)
         outcomes: list[Outcome] = []
         for group, result in zip(groups, judged, strict=True):

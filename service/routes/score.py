@@ -9,6 +9,7 @@ from typing import Annotated
 from fastapi import APIRouter, Header, Request, Response
 
 from service.context import Call, Gate, Service
+from service.costs import Load, of_group, of_pairs, of_singles
 from service.errors import InvalidInput, ServiceError
 from service.judge import Judge
 from service.ranking.plans import most_pairs
@@ -19,6 +20,7 @@ from service.routes.score_rows import Outcome, dump, normalization, resumed, row
 from service.schemas.replies import JudgeVersionOut, ScoreReply, ScoreRow, UsageOut
 from service.schemas.requests import ScoreGroups, ScoreItems, ScoreRequest, to_prompt
 from service.stores.references_base import key_of
+from service.types import Comparison
 from service.types import Response as Candidate
 
 router = APIRouter(route_class=guarded("score"), dependencies=DOCUMENTED, tags=["judging"])
@@ -107,7 +109,8 @@ async def _score_items(
         if item.reference is not None
     ]
     salt, trace = call.principal.cache_salt, call.trace
-    async with call.judging(gate, judge, (2 if triples else 1) * len(singles)):
+    load = of_pairs([Comparison(*triple) for triple in triples]) if triples else of_singles(singles)
+    async with call.judging(gate, judge, load):
         if triples:
             outcomes = await service.scorer.score_references(judge, triples, salt=salt, trace=trace)
         else:
@@ -120,9 +123,8 @@ async def _score_groups(
 ) -> tuple[Sequence[Outcome], list[ScoreRow]]:
     """One row a response; a group whose judgment failed fails all of its rows."""
     groups = [(to_prompt(group.prompt), tuple(map(Candidate, group.responses))) for group in body.groups]
-    sizes = [len(group.responses) for group in body.groups]
-    prompts = 2 * sum(most_pairs(body.method, n) for n in sizes)
-    async with call.judging(gate, judge, prompts):
+    loads = [of_group(prompt, members, most_pairs(body.method, len(members))) for prompt, members in groups]
+    async with call.judging(gate, judge, sum(loads, Load())):
         judged = await service.scorer.score_groups(
             judge, groups, body.method, salt=call.principal.cache_salt, trace=call.trace
         )

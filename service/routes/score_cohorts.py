@@ -14,8 +14,10 @@ from dataclasses import dataclass
 
 from service.cohorts import Place
 from service.context import Call, Gate, Service, total_usage
+from service.costs import of_group
 from service.errors import CohortIncomplete, Conflict, ServiceError, Unavailable
 from service.judge import Judge
+from service.ranking.plans import most_pairs
 from service.rewards import Keyed, Normalization
 from service.routes.score_rows import dump, resumed, row_of, with_rewards
 from service.schemas.replies import ItemError, JudgeVersionOut, ScoreReply, ScoreRow, UsageOut
@@ -117,7 +119,8 @@ class CohortCall:
     async def _judged(self, prompt: Prompt, gathered: Gathered, keyed: Keyed | None) -> bytes:
         """Rows of the members that came, by index, with scores and rewards. Raises what failed the group."""
         responses = tuple(map(Candidate, gathered.responses.values()))
-        async with self.call.judging(self.gate, self.judge, len(responses) * (len(responses) - 1)):
+        load = of_group(prompt, responses, most_pairs("all_pairs", len(responses)))
+        async with self.call.judging(self.gate, self.judge, load):
             (outcome,) = await self.service.scorer.score_groups(
                 self.judge, [(prompt, responses)], salt=self.call.principal.cache_salt, trace=self.call.trace
             )

@@ -95,7 +95,11 @@ ROOMS: dict[str, Room] = {
     "service.replay": Room((*NOUNS, "service.commit_log", "service.normalization", "service.stores.base")),
     "service.rewards": Room((*NOUNS, "service.commit_log", "service.normalization", "service.stores.base")),
     "service.cohorts": Room((*NOUNS, "service.stores.cohorts_base")),
-    "service.admission": Room(NOUNS),
+    # Who gets in: the fair line, the measured pace, and what they bound; costs are guessed where judges are known.
+    "service.line": Room(),
+    "service.pace": Room(),
+    "service.admission": Room((*NOUNS, "service.line", "service.pace")),
+    "service.costs": Room((*NOUNS, "service.judge", "service.line")),
     "service.seating": Room(),
     "service.untemplating": Room(NOUNS),
     "service.reference_file": Room((*NOUNS, "service.schemas", "service.stores.references_base"), ("pydantic",)),
@@ -114,6 +118,7 @@ ROOMS: dict[str, Room] = {
             "service.admission",
             "service.auth",
             "service.cohorts",
+            "service.costs",
             "service.health",
             "service.metrics",
             "service.rewards",
@@ -130,6 +135,7 @@ ROOMS: dict[str, Room] = {
             *WIRE,
             *PIPELINE,
             "service.cohorts",
+            "service.costs",
             "service.judging.base",
             "service.ranking",
             "service.rewards",
@@ -145,7 +151,11 @@ ROOMS: dict[str, Room] = {
     ),
     "service.startup": Room(("service",), ("prometheus_client",)),
     "service.app": Room(("service",), ("fastapi", "starlette")),
-    "service.__main__": Room(("service",), ("fastapi", "uvicorn", "uvloop")),
+    "service.connections": Room((), ("uvicorn",)),
+    "service.server": Room(
+        (*NOUNS, "service.admission", "service.connections", "service.settings"), ("fastapi", "uvicorn", "psutil")
+    ),
+    "service.__main__": Room(("service",), ("uvloop",)),
     # A distribution of its own, for the environments of trainers: nothing of this project, nothing but httpx.
     "gram_client": Room((), ("httpx",)),
     # Two of the trainers' classes can only be extended where the trainer is installed.
@@ -245,6 +255,8 @@ ROOMS: dict[str, Room] = {
     ),
     # They measure the whole house from outside, each against its own opponent.
     "benchmarks": Room(("service", "training", "gram_client"), ("httpx", "matplotlib", "psutil", "rich")),
+    # Servers of their own: this service with answers ready, and a bare echo.
+    "benchmarks.http_layer": Room(("service",), ("fastapi", "uvicorn", "uvloop")),
     "benchmarks.offline": Room(("service",), ("vllm", "prometheus_client")),
     "benchmarks.train_steps": Room(("training",), ("torch", "transformers")),
     "benchmarks.openrlhf_clients": Room(("benchmarks",), ("torch", "openrlhf")),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 import json
 import logging
 import re
@@ -248,7 +249,7 @@ async def test_a_stream_that_takes_too_long_ends_with_an_error_event() -> None:
 
 async def test_a_full_service_is_503_with_retry_after_at_once() -> None:
     engine = FakeEngine(options(delay_s=0.5))
-    async with serving({"limits": {"max_prompts": 4}}, engine) as api:
+    async with serving({"limits": {"max_prompts": 4, "max_waiting": 0}}, engine) as api:
         inside = asyncio.create_task(api.post("/rank", BODIES["/rank"]))
         await until(lambda: api.admission.held == 6)
         reply = await api.post("/compare", PAIR)
@@ -259,7 +260,48 @@ async def test_a_full_service_is_503_with_retry_after_at_once() -> None:
         assert (await api.client.get("/livez")).status_code == 200
         assert (await inside).status_code == 200
         assert (await api.post("/compare", PAIR)).status_code == 200
-        assert 'code="overloaded"' in (await api.client.get("/metrics")).text
+        assert 'gram_rejected_total{reason="overloaded"} 1.0' in (await api.client.get("/metrics")).text
+
+
+async def test_whoever_finds_no_room_waits_in_line_and_a_full_line_refuses_before_the_body_is_read() -> None:
+    engine = FakeEngine(options(delay_s=0.2))
+    async with serving({"limits": {"max_prompts": 2, "max_waiting": 2}}, engine) as api:
+        jobs = [asyncio.create_task(api.post("/compare", PAIR)) for _ in range(3)]
+        await until(lambda: api.admission.in_line == 2)
+        for body in (b"{}", b"no json"):
+            reply = await api.send("/compare", body)
+            assert (reply.status_code, reply.json()["error"]["code"]) == (503, "overloaded")
+        assert (await api.client.get("/models")).status_code == 200
+        assert "gram_requests_in_line 2.0" in (await api.client.get("/metrics")).text
+        replies = await asyncio.gather(*jobs)
+        assert [reply.status_code for reply in replies] == [200] * 3
+        assert "queue;dur=0.0," not in replies[2].headers["server-timing"]
+
+
+@pytest.mark.parametrize("token", ["flood", "other"])
+async def test_one_key_cannot_take_all_places_in_line(token: str) -> None:
+    keys = [{"id": name, "sha256": hash_key(name)} for name in ("flood", "other")]
+    limits = {"max_prompts": 2, "max_waiting": 4}
+    engine = FakeEngine(options(delay_s=0.2))
+    async with serving({"limits": limits, "auth": {"keys": keys}}, engine) as api:
+        mine = {"Authorization": "Bearer flood"}
+        jobs = [asyncio.create_task(api.post("/compare", PAIR, **mine)) for _ in range(5)]
+        await until(lambda: api.admission.in_line == 4)
+        reply = await api.post("/compare", PAIR, Authorization=f"Bearer {token}")
+        assert reply.status_code == (503 if token == "flood" else 200)
+        assert [reply.status_code for reply in await asyncio.gather(*jobs)] == [200] * 5
+
+
+@pytest.mark.parametrize("encoding", ["gzip", "br", "deflate", "identity, gzip", "Zstd"])
+@pytest.mark.parametrize("path", [*ROUTES, "/get_reward", "/rerank"])
+async def test_compressed_bodies_are_refused(path: str, encoding: str) -> None:
+    async with serving() as api:
+        content = gzip.compress(json.dumps(PAIR).encode())
+        headers = {"Content-Type": "application/json", "Content-Encoding": encoding}
+        reply = await api.client.post(path, content=content, headers=headers)
+        assert (reply.status_code, reply.json()["error"]["code"]) == (415, "unsupported_media_type")
+        reply = await api.client.post("/compare", json=PAIR, headers={"Content-Encoding": "identity"})
+        assert reply.status_code == 200
 
 
 async def test_draining_refuses_the_new_and_ends_the_old_in_time() -> None:

@@ -11,16 +11,19 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import httpx
 import pytest
 
-from service.__main__ import bound_socket, main, raise_file_limit
+from service.__main__ import main
 from service.auth import ApiKey, Authenticator
 from service.errors import StartupError, Unauthenticated
+from service.server import bound_socket, raise_file_limit
 from service.settings import load_settings
 from service.startup import load_manifest
 
@@ -55,6 +58,75 @@ def test_the_printed_curl_works_and_sigterm_stops_cleanly(root: Path, tmp_path: 
         assert answer["status"] == "ok"
         process.send_signal(signal.SIGTERM)
         assert process.wait(20) == 0
+
+
+def ask(url: str, answers: list[int]) -> threading.Thread:
+    """A request whose status is noted when it comes; 0 where the connection was cut."""
+
+    def post() -> None:
+        body = {"prompt": "q", "response_a": "a", "response_b": "b"}
+        try:
+            answers.append(httpx.post(f"{url}/compare", json=body, timeout=30, trust_env=False).status_code)
+        except httpx.TransportError:
+            answers.append(0)
+
+    thread = threading.Thread(target=post)
+    thread.start()
+    return thread
+
+
+def until_inside(url: str, count: int) -> None:
+    text = f"gram_engine_unfinished {count}.0"
+    while text not in httpx.get(f"{url}/metrics", trust_env=False).text:
+        time.sleep(0.01)
+
+
+def until_draining(url: str) -> None:
+    """Or until it has drained, and is gone."""
+    with suppress(httpx.TransportError):
+        while httpx.get(f"{url}/readyz", trust_env=False).status_code != 503:
+            time.sleep(0.01)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("drain_s", "signals", "status", "answered"), [(10.0, 1, 0, 200), (0.2, 1, 1, 503), (10.0, 2, 1, 0)]
+)
+def test_the_exit_status_says_whether_requests_were_cut_off(
+    root: Path, tmp_path: Path, drain_s: float, signals: int, status: int, answered: int
+) -> None:
+    """In time; out of time; and stopped by a second signal, which waits for nobody."""
+    slow = {"GRAM_ENGINE__DELAY_S": "1.5", "GRAM_SERVER__DRAIN_S": str(drain_s)}
+    with served(root, tmp_path, **slow) as (process, banner):
+        url, answers = re.findall(r"http://[\d.:]+", banner)[0], list[int]()
+        thread = ask(url, answers)
+        until_inside(url, 2)
+        process.send_signal(signal.SIGTERM)
+        until_draining(url)
+        if signals == 2:
+            process.send_signal(signal.SIGTERM)
+        assert process.wait(15) == status
+        thread.join()
+        assert answers == [answered]
+
+
+@pytest.mark.slow
+def test_while_it_drains_new_requests_are_sent_elsewhere(root: Path, tmp_path: Path) -> None:
+    """They find the port open and a reason, until those inside are done."""
+    with served(root, tmp_path, GRAM_ENGINE__DELAY_S="1.5") as (process, banner):
+        url, answers = re.findall(r"http://[\d.:]+", banner)[0], list[int]()
+        thread = ask(url, answers)
+        until_inside(url, 2)
+        process.send_signal(signal.SIGTERM)
+        until_draining(url)
+        body = {"prompt": "q", "response_a": "a", "response_b": "b"}
+        reply = httpx.post(f"{url}/compare", json=body, trust_env=False)
+        assert (reply.status_code, reply.json()["error"]["code"]) == (503, "draining")
+        assert int(reply.headers["retry-after"]) >= 1
+        assert httpx.get(f"{url}/livez", trust_env=False).status_code == 200
+        assert process.wait(15) == 0
+        thread.join()
+        assert answers == [200]
 
 
 @pytest.mark.slow

@@ -17,9 +17,9 @@ from typing import Any, Literal
 import uvicorn
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from service.__main__ import server_config
 from service.engines.base import EngineRequest
 from service.engines.fake import FakeEngine, Fault, decode_bytes
+from service.server import server_config
 from tests.support.serving import options, started
 
 UNJUDGEABLE = "[unjudgeable]"

@@ -15,10 +15,10 @@ import uvicorn
 from fastapi import FastAPI
 
 from service import startup
-from service.__main__ import server_config
 from service.admission import Admission
 from service.app import build_app
 from service.engines.fake import FakeEngine, FakeOptions
+from service.server import server_config
 from service.settings import Settings, load_settings
 from service.stores.base import RewardStore
 

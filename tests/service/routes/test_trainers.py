@@ -341,7 +341,7 @@ async def test_a_stored_reference_serves_prompts_without_a_label() -> None:
 
 
 async def test_a_trainer_waits_for_room_where_others_are_refused() -> None:
-    async with serving({"judges": JUDGE, "limits": {"max_prompts": 2}}) as api:
+    async with serving({"judges": JUDGE, "limits": {"max_prompts": 2, "max_waiting": 0}}) as api:
         api.engine.options = options(delay_s=0.05)
         jobs = [asyncio.create_task(post_alone(api, number)) for number in range(6)]
         await until(lambda: api.admission.in_line == 5)
