@@ -75,7 +75,7 @@ bench: $(RUNTIME) $(TOOLS) ## judged comparisons a second against vLLM offline, 
 	$(PY) -m benchmarks
 
 .PHONY: soak
-soak: $(RUNTIME) $(TOOLS) ## every property at its full count, in parts of at most half an hour that are run once a commit (PART=Q7 for one)
+soak: $(RUNTIME) $(TOOLS) ## every property and promised figure at its full count, in parts of at most half an hour that are run once a commit (PART=Q7 for one)
 	$(PY) -m benchmarks soak --strict --write-docs $(if $(PART),--part '$(PART)')
 
 .PHONY: studies

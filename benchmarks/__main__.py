@@ -12,14 +12,19 @@ from benchmarks import (
     adaptive,
     client,
     commit,
+    deadlines,
+    disconnects,
+    drain,
     generation,
     health,
     heldout,
     kill,
+    load,
     openrlhf,
     padding,
     prefix,
     repeatability,
+    saturation,
     soak,
     startup,
     throughput,
@@ -43,7 +48,8 @@ SERVICE = (
     soak,
     adaptive,
 )
-ALL = (*SERVICE, generation, train, padding)
+OVERLOAD = (load, saturation, deadlines, disconnects, drain)
+ALL = (*SERVICE, *OVERLOAD, generation, train, padding)
 MEASUREMENTS: dict[str, ModuleType] = {module.__name__.rpartition(".")[2]: module for module in ALL}
 WITH_URL = (prefix, heldout, votes)
 
@@ -55,7 +61,7 @@ def parse(command_line: Sequence[str]) -> Namespace:
         one = names.add_parser(name, help=(module.__doc__ or "").strip(), description=module.__doc__)
         one.add_argument("--write-docs", action="store_true", help=f"add the result to {DOCS.parent.name}/{DOCS.name}")
         one.add_argument("--strict", action="store_true", help="exit with 1 when a promised figure is missed")
-        if module not in (startup, commit, client, health, soak, train, padding, generation, openrlhf):
+        if module not in (startup, commit, client, health, soak, train, padding, generation, openrlhf, *OVERLOAD):
             one.add_argument("--model", help="checkpoint directory (default: the demo judge)")
         if module in WITH_URL:
             one.add_argument("--url", help="a running service (default: one is started)")

@@ -67,6 +67,13 @@ class Program:
     def running(self) -> bool:
         return self._process.poll() is None
 
+    def wait_for_exit(self, timeout_s: float) -> int | None:
+        """The program's exit status once it has ended by itself; None if it has not."""
+        try:
+            return self._process.wait(timeout_s)
+        except subprocess.TimeoutExpired:
+            return None
+
     def processes(self) -> list[psutil.Process]:
         """The program and its descendants, as far as they run. Remembers them: orphans are ended as well."""
         with contextlib.suppress(psutil.NoSuchProcess):

@@ -1,4 +1,4 @@
-"""The properties of reward queues and judgments at their full counts, in parts that are run once per commit."""
+"""Properties and measurements at their full counts, in parts that are run once per commit."""
 
 from __future__ import annotations
 
@@ -33,12 +33,17 @@ QUEUES = ("tests/contract/test_queue_properties.py", "tests/service/test_normali
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """Tests of one property: where they stand, the word in their names, and the examples promised at full scale."""
+    """Tests of one property: where they stand, the word in their names, and the examples promised at full scale.
+
+    Or a measurement with promised figures: the words of its command line. Its report tells its examples (``raw``), and
+    every figure counts as a test.
+    """
 
     what: str
-    paths: tuple[str, ...]
+    paths: tuple[str, ...] = ()
     word: str = ""
     examples: int = 1
+    measurement: tuple[str, ...] = ()
 
 
 PARTS: Mapping[str, Part] = {
@@ -79,12 +84,33 @@ PARTS: Mapping[str, Part] = {
     ),
     "kills": Part("100 times kill -9 of a writer", ("tests/service/stores/test_processes.py",), "killed", 2 * 100),
     "redis": Part("Redis stopped, frozen, empty", ("tests/integration/test_redis_lost.py",), "", 50 * 40),
+    "load": Part("mixed requests, and the HTTP layer", examples=200_000, measurement=("load",)),
+    "saturation": Part("four times too many callers", examples=20_000, measurement=("saturation",)),
+    "deadlines": Part("deadlines are kept", examples=5_000, measurement=("deadlines",)),
+    "disconnects": Part("who hangs up leaves nothing behind", examples=2_000, measurement=("disconnects",)),
+    "drain": Part("SIGTERM cuts no verdict", examples=50, measurement=("drain",)),
+    **{
+        f"load-vllm-{n}": Part(
+            f"mixed requests on vLLM, part {n} of 4",
+            examples=5_000,
+            measurement=("load", "--engine", "vllm", "--share", "0.25"),
+        )
+        for n in range(1, 5)
+    },
+    **{
+        f"drain-vllm-{n}": Part(
+            f"SIGTERM with vLLM, part {n} of 5",
+            examples=10,
+            measurement=("drain", "--engine", "vllm", "--share", "0.2"),
+        )
+        for n in range(1, 6)
+    },
 }
 
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """What running a part came to. ``failures`` counts failed, broken and skipped tests."""
+    """What running a part came to. ``failures`` counts failed, broken and skipped tests, and missed figures."""
 
     part: str
     tests: int
@@ -114,13 +140,16 @@ def run(arguments: Namespace) -> Report:
     done = _done(commit, arguments.scale)
     if arguments.list:
         for name, part in PARTS.items():
-            print(f"{name:10} {'done' if name in done else '':5} {part.what}")
+            print(f"{name:14} {'done' if name in done else '':5} {part.what}")
         raise SystemExit(0)
     results = []
     for name in arguments.part or list(PARTS):
         if name not in done or arguments.again:
             seed = arguments.seed if arguments.seed is not None else random.getrandbits(32)
-            result = _run(name, seed, arguments.scale, arguments.workers, commit)
+            if PARTS[name].measurement:
+                result = _measure(name, seed, arguments.scale, commit)
+            else:
+                result = _run(name, seed, arguments.scale, arguments.workers, commit)
             _keep(result)
             done[name] = result
         results.append(done[name])
@@ -138,6 +167,36 @@ def _run(name: str, seed: int, scale: float, workers: int, commit: str) -> Resul
         started = time.monotonic()
         subprocess.run([*command, "-k", part.word, *part.paths], cwd=ROOT, check=False, timeout=2 * PART_S)
         return _result(name, junit, time.monotonic() - started, seed, scale, commit)
+
+
+def _measure(name: str, seed: int, scale: float, commit: str) -> Result:
+    """One part that is a measurement; its table is on the terminal."""
+    part = PARTS[name]
+    print(f"{name}: {part.what} (seed {seed})", flush=True)
+    words, share = list(part.measurement), scale / FULL_SCALE
+    if "--share" in words:
+        at = words.index("--share")
+        share *= float(words[at + 1])
+        del words[at : at + 2]
+    command = [sys.executable, "-m", "benchmarks", *words, "--share", str(share), "--seed", str(seed)]
+    started, lines = time.monotonic(), list[str]()
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
+        for line in process.stdout or ():
+            lines.append(line)
+            if not line.startswith('{"measurement"'):
+                print(line, end="", flush=True)
+    return _figures(name, lines[-1] if lines else "", time.monotonic() - started, seed, scale, commit)
+
+
+def _figures(name: str, line: str, seconds: float, seed: int, scale: float, commit: str) -> Result:
+    """Read a measurement's last line. None, or one without figures, is a failure."""
+    try:
+        report = json.loads(line)
+        bars, examples = report["bars"], int(report["raw"]["examples"])
+    except (ValueError, KeyError, TypeError):
+        return Result(name, 0, 1, 0, seconds, seed, scale, commit)
+    missed = sum(not bar["holds"] for bar in bars)
+    return Result(name, len(bars), missed + (not bars), examples, seconds, seed, scale, commit)
 
 
 def _result(name: str, junit: Path, seconds: float, seed: int, scale: float, commit: str) -> Result:

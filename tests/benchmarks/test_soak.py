@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 
 from benchmarks import soak
+from benchmarks.__main__ import parse
+from benchmarks.figures import Bar, Report
 from benchmarks.soak import PARTS, Result
 
 GOOD = Result("Q7", 12, 0, 42, 3.5, 1, 50.0, "abc")
@@ -21,10 +23,14 @@ JUNIT = """<testsuites><testsuite>
 
 @pytest.mark.slow
 def test_every_part_names_tests(root: Path) -> None:
+    assert all(bool(part.paths) != bool(part.measurement) for part in PARTS.values())
     paths = sorted({path for part in PARTS.values() for path in part.paths})
     command = [sys.executable, "-m", "pytest", "--collect-only", "-q", *paths]
     listed = subprocess.run(command, cwd=root, capture_output=True, text=True, check=True).stdout.splitlines()
     for name, part in PARTS.items():
+        if part.measurement:
+            parse([*part.measurement, "--share", "1", "--seed", "1"])  # exits where it knows no such option
+            continue
         found = [line for line in listed if line.startswith(part.paths) and part.word in line]
         assert found, name
         if part.paths == soak.QUEUES:
@@ -37,6 +43,23 @@ def test_a_report_is_read(tmp_path: Path, inside: str, failures: int) -> None:
     result = soak._result("Q7", tmp_path / "junit.xml", 3.5, 1, 50.0, "abc")
     assert (result.tests, result.failures, result.examples) == (2, failures, 42)
     assert result.enough
+
+
+def line(*held: bool, examples: int = 7) -> str:
+    """The last line of a measurement."""
+    bars = [Bar("x", 1.0, ">=" if good else "<=", 0.5) for good in held]
+    return Report("load", "", (), (), bars, {"examples": examples}).json_line()
+
+
+def test_a_measurement_is_read() -> None:
+    good = soak._figures("load", line(True, True), 3.5, 1, 50.0, "abc")
+    assert (good.tests, good.failures, good.examples) == (2, 0, 7)
+    assert soak._figures("load", line(True, False, False), 3.5, 1, 50.0, "abc").failures == 2
+
+
+@pytest.mark.parametrize("last", ["", "Traceback (most recent call last):", "{}", line(), '{"bars": [], "raw": []}'])
+def test_a_measurement_without_figures_has_failed(last: str) -> None:
+    assert soak._figures("load", last, 3.5, 1, 50.0, "abc").failures == 1
 
 
 def test_no_report_and_no_tests_are_failures(tmp_path: Path) -> None:

@@ -1,0 +1,193 @@
+"""Mixed requests by many clients, every reply compared with the one alone; and what the HTTP layer costs."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from argparse import ArgumentParser, Namespace
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from statistics import median, quantiles
+
+from rich.progress import Progress
+
+from benchmarks.counts import add_counts, counted, seed_of
+from benchmarks.figures import Bar, Report, median_ratio
+from benchmarks.mixed import Asked, Tally, alone, draw, together
+from benchmarks.processes import Server, free_port
+from benchmarks.servers import running_service
+
+SUMMARY = (
+    "Requests of every kind in turn, each from a pool that was asked before, one after the other: a reply under load "
+    "must be the same bytes, but for how many tokens were cached. HTTP layer: the service with its answers ready, "
+    "against a bare FastAPI echo of the same bodies under uvicorn as it comes, in turns."
+)
+CLIENTS = {"fake": 64, "vllm": 32}
+REQUESTS = {"fake": 200_000, "vllm": 20_000}
+POOL = {"fake": 1000, "vllm": 1000}
+WEIGHTS = {"fake": (40, 10, 10, 20, 15, 5), "vllm": (55, 5, 5, 20, 13, 2)}
+"""Of the kinds of requests; judgments that are written take a real engine a hundred times as long."""
+LAYER_WEIGHTS = (50, 10, 10, 20, 10, 0)
+ENVIRONMENT = {
+    "fake": {
+        "GRAM_ENGINE__TYPE": "fake",
+        "GRAM_JUDGES": '[{"name": "gram", "family": "gram"}, {"name": "gram_r2", "family": "gram_r2"}]',
+    },
+    "vllm": {"GRAM_ENGINE__DTYPE": "float32"},  # in which answers are equal to the last bit
+}
+COMMON = {"GRAM_STORE__TYPE": "memory", "GRAM_CACHE__ENTRIES": "0", "GRAM_LIMITS__MAX_DEADLINE_MS": "600000"}
+LEAST_RATIO = 0.6
+ROUNDS, ROUND_REQUESTS = 7, 4000
+HEADERS = ("what", "requests", "seconds", "a second", "p50 ms", "p99 ms", "statuses")
+
+
+def add_arguments(parser: ArgumentParser) -> None:
+    add_counts(parser)
+    parser.add_argument("--engine", choices=list(REQUESTS), default="fake")
+    parser.add_argument("--only", choices=["mixed", "layer"], help="one of the two (default: both; vllm has the first)")
+
+
+def run(arguments: Namespace) -> Report:
+    seed = seed_of(arguments)
+    rows, bars, raw = [], [], {"seed": seed, "examples": 0}
+    if arguments.only != "layer":
+        tally, seconds = _mixed(arguments, seed)
+        rows.append(_row(f"mixed, {arguments.engine} engine", tally, seconds))
+        bars += _mixed_bars(arguments, tally)
+        raw |= {"examples": tally.answered, "seconds": seconds}
+    if arguments.only == "layer" or (arguments.only is None and arguments.engine == "fake"):
+        layer = _layer(arguments, seed)
+        rows += layer.rows()
+        bars += layer.bars()
+        raw |= {"wall": layer.wall, "processor": layer.processor}
+    return Report("load", SUMMARY, HEADERS, rows, bars, raw, [f"seed {seed}"])
+
+
+def _mixed(arguments: Namespace, seed: int) -> tuple[Tally, float]:
+    engine = arguments.engine
+    count = counted(arguments, REQUESTS[engine])
+    requests = draw(min(POOL[engine], max(50, count // 10)), seed, WEIGHTS[engine])
+
+    async def measure(url: str) -> tuple[Tally, float]:
+        with Progress() as progress:
+            expected = await alone(url, requests, progress)
+            started = asyncio.get_running_loop().time()
+            tally = await together(url, requests, expected, count, CLIENTS[engine], progress)
+            return tally, asyncio.get_running_loop().time() - started
+
+    with running_service(COMMON | ENVIRONMENT[engine]) as server:
+        return asyncio.run(measure(server.url))
+
+
+def _mixed_bars(arguments: Namespace, tally: Tally) -> list[Bar]:
+    asked = counted(arguments, REQUESTS[arguments.engine])
+    return [
+        Bar("requests answered", tally.answered, ">=", asked),
+        Bar("requests lost without a reply", tally.lost, "<=", 0),
+        Bar("replies with a status of 500 or more", tally.server_errors, "<=", 0),
+        Bar("other replies than 200", tally.others, "<=", 0),
+        Bar("replies that are not the one alone", tally.wrong, "<=", 0),
+        Bar("of those, another request's", tally.mispaired, "<=", 0),
+    ]
+
+
+class _Layer:
+    """Rounds by turns: seconds on the wall, and of the server's processor, for as many requests."""
+
+    def __init__(self, requests: int) -> None:
+        self.requests = requests
+        self.wall: dict[str, list[float]] = {"service": [], "echo": []}
+        self.processor: dict[str, list[float]] = {"service": [], "echo": []}
+        self.tallies = {"service": Tally(), "echo": Tally()}
+
+    def rows(self) -> list[list[str]]:
+        found = []
+        for name, tally in self.tallies.items():
+            spent = 1e6 * median(self.processor[name]) / self.requests
+            row = _row(f"HTTP layer: {name}, {spent:.0f} us of processor each", tally, sum(self.wall[name]))
+            found.append(row)
+        return found
+
+    def bars(self) -> list[Bar]:
+        wrong = sum(tally.answered - tally.statuses[200] + tally.lost for tally in self.tallies.values())
+        return [
+            Bar("HTTP layer: replies that were no 200", wrong, "<=", 0),
+            Bar(
+                "HTTP layer: requests a processor second, of the echo's",
+                median_ratio(self.processor["echo"], self.processor["service"]),
+                ">=",
+                LEAST_RATIO,
+            ),
+            Bar(
+                "HTTP layer: requests a second, of the echo's",
+                median_ratio(self.wall["echo"], self.wall["service"]),
+                ">=",
+                LEAST_RATIO,
+            ),
+        ]
+
+
+def _layer(arguments: Namespace, seed: int) -> _Layer:
+    requests = draw(200, seed, LAYER_WEIGHTS)
+    layer = _Layer(counted(arguments, ROUND_REQUESTS, at_least=200))
+    with _layer_server("service") as service, _layer_server("echo") as echo, Progress() as progress:
+        rounds = progress.add_task("rounds", total=ROUNDS + 1)
+        for number in range(ROUNDS + 1):
+            for name, server in (
+                (("service", service), ("echo", echo))
+                if number % 2
+                else (
+                    ("echo", echo),
+                    ("service", service),
+                )
+            ):
+                tally, wall, processor = _round(server, requests, layer.requests)
+                if number:  # the first one warms both up
+                    layer.wall[name].append(wall)
+                    layer.processor[name].append(processor)
+                    layer.tallies[name] = _sum(layer.tallies[name], tally)
+            progress.advance(rounds)
+    return layer
+
+
+def _round(server: Server, requests: Sequence[Asked], count: int) -> tuple[Tally, float, float]:
+    """Nothing is compared here: an echo is right whatever it says, and the bytes are compared elsewhere."""
+    before = server.cpu_seconds()
+    expected = [b""] * len(requests)
+
+    async def measure() -> tuple[Tally, float]:
+        started = asyncio.get_running_loop().time()
+        with Progress(disable=True) as quiet:
+            tally = await together(server.url, requests, expected, count, CLIENTS["fake"], quiet)
+        return tally, asyncio.get_running_loop().time() - started
+
+    tally, wall = asyncio.run(measure())
+    return tally, wall, server.cpu_seconds() - before
+
+
+@contextmanager
+def _layer_server(which: str) -> Iterator[Server]:
+    port = free_port()
+    with Server([sys.executable, "-m", "benchmarks.http_layer", which, str(port)], port) as server:
+        server.wait("/readyz", 120)
+        yield server
+
+
+def _sum(left: Tally, right: Tally) -> Tally:
+    return Tally(
+        left.statuses + right.statuses,
+        left.wrong + right.wrong,
+        left.mispaired + right.mispaired,
+        left.lost + right.lost,
+        left.seconds + right.seconds,
+    )
+
+
+def _row(what: str, tally: Tally, seconds: float) -> list[str]:
+    cuts = quantiles(tally.seconds, n=100) if len(tally.seconds) > 1 else [float("nan")] * 99
+    statuses = ", ".join(f"{count:,} x {status}" for status, count in sorted(tally.statuses.items()))
+    rate = f"{tally.answered / seconds:,.0f}" if seconds else ""
+    return [
+        *(what, f"{tally.answered:,}", f"{seconds:.1f}", rate),
+        *(f"{1000 * cuts[49]:.1f}", f"{1000 * cuts[98]:.1f}", statuses),
+    ]
