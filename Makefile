@@ -70,6 +70,11 @@ test-trainers: $(RUNTIME) $(TOOLS) ## the trainers' own code against the service
 		echo "$$trainer:"; TRAINER=$$trainer $$python -m pytest -W default $$folder; \
 	done
 
+.PHONY: test-ray
+test-ray: $(RUNTIME) $(TOOLS) ## the Ray Serve application on a Ray cluster of this machine, in an environment of its own (.venv-ray)
+	sh tests/trainers/environment.sh ray $(PY) tests/deploy/ray
+	.venv-ray/bin/python -m pytest -W default tests/deploy/ray
+
 .PHONY: bench
 bench: $(RUNTIME) $(TOOLS) ## judged comparisons a second against vLLM offline, its OpenAI server and transformers, as ratios
 	$(PY) -m benchmarks
@@ -81,6 +86,24 @@ soak: $(RUNTIME) $(TOOLS) ## every property and promised figure at its full coun
 .PHONY: studies
 studies: $(RUNTIME) $(TOOLS) ## claims about training judges, re-tested on small models (SIZE=full: hours, see docs/studies)
 	$(PY) -m training study all --size $(SIZE)
+
+.PHONY: verify-image
+verify-image: $(RUNTIME) ## the Dockerfile's own steps without a container engine: install, start, health check, stop (some minutes)
+	$(PY) -m deploy.verify_image
+
+.PHONY: manifests
+manifests: $(RUNTIME) ## render deploy/kubernetes again after a change there (needs kubectl, which carries kustomize)
+	$(PY) -m deploy.manifests
+
+.PHONY: sbom
+sbom: $(RUNTIME) .venv-sbom/stamp ## bill of materials of the installed runtime, CycloneDX: build/sbom-cpu.cdx.json (DEVICE=cuda: of that one)
+	$(PY) -m deploy.sbom --tool .venv-sbom/bin/cyclonedx-py --output build/sbom-$(DEVICE).cdx.json \
+		$(if $(filter cpu,$(DEVICE)),--requirements requirements/cpu.txt,--requirements requirements/gpu.txt --closure)
+
+.venv-sbom/stamp: requirements/sbom.txt | $(PY)
+	@$(PY) -m venv .venv-sbom
+	.venv-sbom/bin/python -m pip --disable-pip-version-check install --quiet --no-deps -r requirements/sbom.txt
+	@touch $@
 
 .PHONY: clean
 clean: ## remove environments, caches and build outputs
@@ -113,8 +136,8 @@ $(VENV)/cpu.stamp: requirements/cpu.txt | $(PY)
 	@$(COMPILE)
 	@touch $@
 
-$(VENV)/gpu.stamp: requirements/gpu.txt | $(PY)
-	$(PIP) -r requirements/gpu.txt
+$(VENV)/gpu.stamp: requirements/gpu.txt requirements/gpu-lock.txt requirements/floor.txt | $(PY)
+	$(PIP) -r requirements/gpu.txt -c requirements/gpu-lock.txt -c requirements/floor.txt
 	@$(COMPILE)
 	@touch $@
 

@@ -222,11 +222,18 @@ class FakeSettings(_Section):
     token_delay_s: float = Field(0.0, ge=0)
 
 
-class VllmSettings(_Section):
+class _CheckpointSettings(_Section):
+    """``trust_remote_code`` runs Python files of the checkpoint; without it a checkpoint that names any is refused."""
+
+    model: str = Field(default_factory=demo_model)
+    weight_version: str | None = None
+    trust_remote_code: bool = False
+
+
+class VllmSettings(_CheckpointSettings):
     """vLLM in this process. None means the measured default for the device; ``extra`` goes to its engine arguments."""
 
     type: Literal["vllm"] = "vllm"
-    model: str = Field(default_factory=demo_model)
     device: Literal["auto", "cpu", "cuda"] = "auto"
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     max_model_len: int | None = Field(None, ge=64)
@@ -239,35 +246,30 @@ class VllmSettings(_Section):
     pipeline_parallel_size: int = Field(1, ge=1)
     data_parallel_size: int = Field(1, ge=1)
     adapters: dict[str, str] = {}
-    weight_version: str | None = None
     extra: dict[str, Any] = {}
 
 
-class RemoteSettings(_Section):
+class RemoteSettings(_CheckpointSettings):
     """OpenAI-compatible vLLM servers, which hold the weights. ``model`` is where tokenizer and manifest lie."""
 
     type: Literal["remote"] = "remote"
     urls: tuple[str, ...] = Field(min_length=1)
-    model: str = Field(default_factory=demo_model)
     served_model: str | None = None
     api_key: SecretStr | None = None
-    weight_version: str | None = None
     connect_timeout_s: float = Field(5.0, gt=0)
     read_timeout_s: float = Field(600.0, gt=0)
     check_interval_s: float = Field(2.0, gt=0)
     max_connections: int = Field(512, ge=1)
 
 
-class TransformersSettings(_Section):
+class TransformersSettings(_CheckpointSettings):
     """The reference engine: slow, runs where vLLM does not."""
 
     type: Literal["transformers"] = "transformers"
-    model: str = Field(default_factory=demo_model)
     device: Literal["auto", "cpu", "cuda"] = "auto"
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     max_model_len: int | None = Field(None, ge=64)
     adapters: dict[str, str] = {}
-    weight_version: str | None = None
 
 
 class _StoreSettings(_Section):

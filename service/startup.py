@@ -23,6 +23,7 @@ from service.judging.base import Family, template_hash
 from service.judging.registry import get_family
 from service.manifest import JudgeEntry, Manifest, SelfTest
 from service.metrics import Metrics
+from service.remote_code import refuse_remote_code
 from service.scoring import Scorer, Trace
 from service.settings import (
     DEFAULT_REPETITION,
@@ -67,11 +68,16 @@ class JudgePlan:
 
 
 def load_manifest(settings: Settings) -> Manifest | None:
-    """The manifest of the configured checkpoint. A hub id has none: its judges are named in the configuration."""
+    """The manifest of the configured checkpoint. A hub id has none: its judges are named in the configuration.
+
+    Raises `StartupError` for a checkpoint that would run code of its own and is not trusted to.
+    """
     if isinstance(settings.engine, FakeSettings):
         return None
     model = Path(settings.engine.model)
     if model.is_dir():
+        if not settings.engine.trust_remote_code:
+            refuse_remote_code(model)
         return Manifest.load(model)
     if model.is_absolute() or settings.engine.model.startswith((".", "~")) or model.exists():
         raise StartupError(f"There is no model directory {model}; correct engine.model or --model.")
@@ -192,7 +198,10 @@ def engine_fields(settings: Settings, plans: Sequence[JudgePlan], manifest: Mani
         fields["runner"] = "pooling"
     if manifest is not None:
         fields.setdefault("weight_version", manifest.version)
+    if "trust_remote_code" in fields.get("extra", {}):
+        raise StartupError("Set engine.trust_remote_code, not engine.extra: the tokenizer obeys it too.")
     if isinstance(wanted, RemoteSettings):
+        del fields["trust_remote_code"]  # of the tokenizer here; the servers have their own
         if wanted.api_key is not None:
             fields["api_key"] = wanted.api_key.get_secret_value()
     else:
@@ -279,7 +288,8 @@ async def load_tokenizer(settings: Settings) -> ChatTokenizer:
         from service.byte_tokenizer import byte_tokenizer
 
         return byte_tokenizer()
-    return await asyncio.to_thread(ChatTokenizer.load, settings.engine.model)
+    wanted = settings.engine
+    return await asyncio.to_thread(ChatTokenizer.load, wanted.model, trust_remote_code=wanted.trust_remote_code)
 
 
 async def build_judges(plans: Sequence[JudgePlan], engine: Engine, tokenizer: ChatTokenizer) -> list[Judge]:

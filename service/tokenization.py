@@ -94,10 +94,12 @@ class ChatTokenizer:
             )
 
     @classmethod
-    def load(cls, path: str, *, revision: str | None = None) -> Self:
-        """From a checkpoint directory or hub id, whose code is never run. Raises `StartupError`."""
+    def load(cls, path: str, *, revision: str | None = None, trust_remote_code: bool = False) -> Self:
+        """From a checkpoint directory or hub id, whose code is run only when it is trusted. Raises `StartupError`."""
         try:
-            tokenizer = AutoTokenizer.from_pretrained(path, revision=revision, use_fast=True, trust_remote_code=False)
+            tokenizer = AutoTokenizer.from_pretrained(
+                path, revision=revision, use_fast=True, trust_remote_code=trust_remote_code
+            )
         except Exception as error:  # the libraries below raise anything, plain Exception included, for a broken file
             reason = str(error).strip().partition("\n")[0]
             raise StartupError(

@@ -63,6 +63,7 @@ class TransformersOptions:
     runner: Literal["generate", "pooling"] = "generate"
     rows: int = 1
     weight_version: str | None = None
+    trust_remote_code: bool = False
 
 
 @dataclass(slots=True, eq=False)
@@ -134,7 +135,7 @@ class TransformersEngine:
         device = o.device if o.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
         loader = AutoModelForSequenceClassification if o.runner == "pooling" else AutoModelForCausalLM
         model = loader.from_pretrained(
-            o.model, dtype=getattr(torch, o.dtype), trust_remote_code=False, use_safetensors=True
+            o.model, dtype=getattr(torch, o.dtype), trust_remote_code=o.trust_remote_code, use_safetensors=True
         )
         if o.runner == "pooling" and model.config.num_labels != 1:
             raise StartupError(f"{o.model} has several outputs; a scalar judge needs a head with one.")
@@ -145,7 +146,7 @@ class TransformersEngine:
         if o.rows > 1:
             enable(model)
         self._model = model.to(device).eval()
-        self._tokenizer = AutoTokenizer.from_pretrained(o.model, trust_remote_code=False)
+        self._tokenizer = AutoTokenizer.from_pretrained(o.model, trust_remote_code=o.trust_remote_code)
         self._eos = _end_ids(model, self._tokenizer)
         return EngineInfo(
             engine="transformers",

@@ -93,6 +93,7 @@ class VllmOptions:
     shutdown_timeout_s: int = 30
     chunked_prefill: bool = True
     weight_version: str | None = None
+    trust_remote_code: bool = False
     extra: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -103,6 +104,7 @@ def engine_arguments(options: VllmOptions) -> dict[str, Any]:
         "runner": options.runner,
         "dtype": options.dtype,
         "load_format": "safetensors",
+        "trust_remote_code": options.trust_remote_code,
         "max_model_len": options.max_model_len,
         "max_num_seqs": options.max_num_seqs,
         "max_num_batched_tokens": options.max_num_batched_tokens or 8192,

@@ -10,7 +10,7 @@ from functools import cache
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-PACKAGES = ("service", "gram_client", "training", "benchmarks", "examples")
+PACKAGES = ("service", "gram_client", "training", "benchmarks", "deploy", "examples")
 ABOVE = {"gram_client": "client"}
 """Folders that hold a package of another distribution."""
 Function = ast.FunctionDef | ast.AsyncFunctionDef

@@ -44,6 +44,7 @@ ROOMS: dict[str, Room] = {
     "service.aggregation": Room(NOUNS),
     "service.normalization": Room(NOUNS),
     "service.manifest": Room(NOUNS),
+    "service.remote_code": Room(NOUNS),
     "service.score_health": Room(NOUNS),
     "service.segments": Room(("service.types",)),
     "service.tokenization": Room((*NOUNS, "service.segments"), ("tokenizers", "transformers", "jinja2")),
@@ -261,6 +262,9 @@ ROOMS: dict[str, Room] = {
     "benchmarks.train_steps": Room(("training",), ("torch", "transformers")),
     "benchmarks.openrlhf_clients": Room(("benchmarks",), ("torch", "openrlhf")),
     "benchmarks.one_pair": Room((), ("torch", "transformers")),
+    # Commands that check what deploys the service; they know its files, not its code.
+    "deploy": Room((), ("packaging",)),
+    "deploy.ray": Room(("service.app", "service.errors", "service.settings"), ("ray", "fastapi", "pydantic")),
     "examples": Room(("gram_client",), ("httpx",)),
 }
 

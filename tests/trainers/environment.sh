@@ -1,7 +1,7 @@
 #!/bin/sh
 # Make the environment of one trainer, .venv-NAME: what its requirements.txt lists, on top of the main environment.
 #
-#     sh tests/trainers/environment.sh NAME [python of the main environment]
+#     sh tests/trainers/environment.sh NAME [python of the main environment] [folder of the list]
 #
 # It sees the main environment's packages after its own, by one line in a .pth file: torch, transformers, the service and
 # pytest are there already, and no second copy of them is downloaded. Versions that a trainer must have otherwise stand in
@@ -10,7 +10,7 @@ set -eu
 cd "$(dirname "$0")/../.."
 name=$1
 main=${2:-.venv/bin/python}
-list=tests/trainers/$name/requirements.txt
+list=${3:-tests/trainers/$name}/requirements.txt
 place=.venv-$name
 
 cmp -s "$list" "$place/installed.txt" && exit 0
