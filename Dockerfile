@@ -18,7 +18,7 @@ LABEL org.opencontainers.image.title="gram-serve" \
 RUN apt-get update \
  && apt-get install -y --no-install-recommends libnuma1 tini \
  && rm -rf /var/lib/apt/lists/* \
- && useradd --create-home --uid 10001 --user-group gram \
+ && useradd --create-home --home-dir /var/lib/gram --uid 10001 --user-group gram \
  && install -d -o gram -g gram /state
 ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 \
     VLLM_NO_USAGE_STATS=1 DO_NOT_TRACK=1 HF_HUB_DISABLE_TELEMETRY=1 \

@@ -171,7 +171,7 @@ def test_pods_are_the_image_s_plain_user_without_rights(overlay: str) -> None:
     }
     assert container(overlay)["image"].endswith(f":{overlay}")
     written = {mount["mountPath"] for mount in container(overlay)["volumeMounts"] if not mount.get("readOnly")}
-    assert {"/state", "/tmp", "/home/gram", "/dev/shm"} == written
+    assert {"/state", "/tmp", "/var/lib/gram", "/dev/shm"} == written
 
 
 def test_a_gpu_pod_asks_for_as_many_gpus_as_its_engine_uses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -88,8 +89,6 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
 @pytest.fixture
 def until() -> Callable[..., None]:
     """Wait for a condition; fail when it does not come."""
-    import time
-
     def wait(true: Callable[[], bool], seconds: float = 60.0) -> None:
         give_up_at = time.monotonic() + seconds
         while not true():
