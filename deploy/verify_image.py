@@ -20,7 +20,7 @@ import sys
 import tempfile
 import time
 import urllib.request
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -63,7 +63,7 @@ def check_refusal(image: Image) -> None:
 
 
 @contextmanager
-def served(image: Image, more: Mapping[str, str]) -> Iterator[subprocess.Popen[bytes]]:
+def served(image: Image, more: dict[str, str]) -> Iterator[subprocess.Popen[bytes]]:
     """The image's own command, in a session of its own that is ended however this ends."""
     log = image.folder / "service.log"
     with log.open("wb") as output:
@@ -117,7 +117,7 @@ def ask(port: str) -> str:
         raise Failed(f"the service is healthy, but does not judge: {error}") from error
 
 
-def wait_until_healthy(image: Image, process: subprocess.Popen[bytes], more: Mapping[str, str]) -> float:
+def wait_until_healthy(image: Image, process: subprocess.Popen[bytes], more: dict[str, str]) -> float:
     """Seconds it took. Raises `Failed`."""
     began = time.monotonic()
     while not is_healthy(image, more):
@@ -127,7 +127,7 @@ def wait_until_healthy(image: Image, process: subprocess.Popen[bytes], more: Map
     return time.monotonic() - began
 
 
-def is_healthy(image: Image, more: Mapping[str, str]) -> bool:
+def is_healthy(image: Image, more: dict[str, str]) -> bool:
     """What the image's HEALTHCHECK says."""
     command = [*as_user(image.user), *image.health]
     return subprocess.run(command, cwd=image.app, env=image.environment | more, capture_output=True).returncode == 0

@@ -21,6 +21,7 @@ from service.app import build_app
 from service.errors import StartupError
 from service.settings import RedisStoreSettings, Settings, load_settings
 
+NAME = "reward-scoring"
 ANY_ADDRESS = "0.0.0.0"
 MAX_ONGOING = 20_480
 """Requests that Ray hands one replica at a time: as many as `limits.max_prompts` and `compat.max_waiting` let in, so
@@ -69,7 +70,6 @@ def replica_settings(options: RayOptions) -> Settings:
     return settings
 
 
-@serve.deployment(name="reward-scoring", max_ongoing_requests=MAX_ONGOING, health_check_timeout_s=30)
 @serve.ingress()
 class RewardService:
     """One replica. Ray builds the application in the replica's process and runs its lifespan: no replica takes a
@@ -105,9 +105,13 @@ def build(args: dict[str, Any]) -> serve.Application:
         ),
     )
     actor = {"num_cpus": options.num_cpus, "num_gpus": options.num_gpus, "runtime_env": {"env_vars": options.env}}
-    deployment = RewardService.options(
+    deployment = serve.deployment(
+        RewardService,
+        name=NAME,
+        max_ongoing_requests=MAX_ONGOING,
         autoscaling_config=scaling,
         ray_actor_options=actor,
+        health_check_timeout_s=30,
         graceful_shutdown_timeout_s=options.drain_s + GRACE_S,
     )
     return deployment.bind(options.model_dump(mode="json"))

@@ -17,11 +17,10 @@ import pytest
 import ray
 from ray import serve
 
-from deploy.ray.application import build
+from deploy.ray.application import NAME, build
 from tests.support.redis_server import RedisServer, free_port
 
 ROOT = Path(__file__).resolve().parents[3]
-NAME = "reward-scoring"
 
 
 @dataclass
@@ -89,6 +88,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
 @pytest.fixture
 def until() -> Callable[..., None]:
     """Wait for a condition; fail when it does not come."""
+
     def wait(true: Callable[[], bool], seconds: float = 60.0) -> None:
         give_up_at = time.monotonic() + seconds
         while not true():
