@@ -155,8 +155,7 @@ class CompatSettings(_Section):
 
 
 class ReferenceSettings(_Section):
-    """Responses that others are compared with, stored by prompt. ``file``: JSON lines of prompt and reference, stored
-    at each start."""
+    """Responses to compare with, by prompt. ``file``: JSON lines of prompt and reference, stored at each start."""
 
     file: Path | None = None
     max_entries: int = Field(1_000_000, ge=1)
@@ -294,8 +293,7 @@ class SqliteStoreSettings(_StoreSettings):
 class RedisStoreSettings(_StoreSettings):
     """Reward windows on one Redis, shared by the replicas of a service. ``url`` may hold a password.
 
-    Services that share a Redis but no queues have a ``prefix`` each. ``connect_timeout_s`` and ``timeout_s`` together
-    bound every call.
+    Services that share a Redis but no queues have a ``prefix`` each. The two timeouts together bound every call.
     """
 
     type: Literal["redis"] = "redis"

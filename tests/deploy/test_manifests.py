@@ -14,8 +14,8 @@ import yaml
 
 from deploy.dockerfile import read_stages, steps_to
 from deploy.manifests import MARK, OVERLAYS, RENDERED, digest
-from service.__main__ import GRACE_S
 from service.auth import hash_key
+from service.server import GRACE_S, HARD_STOP_S
 from service.settings import RedisStoreSettings, Settings, VllmSettings, load_settings
 from tests.support.serving import serving
 
@@ -155,7 +155,7 @@ async def test_probes_ask_routes_that_exist(overlay: str) -> None:
 def test_a_pod_may_drain_before_it_is_killed(overlay: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     drain = settings_of(overlay, tmp_path, monkeypatch).server.drain_s
     pause = container(overlay)["lifecycle"]["preStop"]["sleep"]["seconds"]
-    assert pod(overlay)["terminationGracePeriodSeconds"] >= pause + drain + GRACE_S + 15
+    assert pod(overlay)["terminationGracePeriodSeconds"] >= pause + drain + GRACE_S + HARD_STOP_S
 
 
 def test_pods_are_the_image_s_plain_user_without_rights(overlay: str) -> None:
