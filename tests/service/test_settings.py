@@ -134,12 +134,15 @@ def test_a_missing_file_is_an_error(tmp_path: Path) -> None:
         load_settings(tmp_path / "no.toml")
 
 
-def check_agreement(section: type[BaseModel], options: type[Any], derived: set[str]) -> None:
-    """Settings and options have the same fields with the same defaults; `derived` ones follow from other things."""
+def check_agreement(
+    section: type[BaseModel], options: type[Any], derived: set[str], elsewhere: frozenset[str] = frozenset()
+) -> None:
+    """Settings and options have the same fields with the same defaults; `derived` ones follow from other things, those
+    `elsewhere` are no engine's."""
     fields = {field.name: field for field in dataclasses.fields(options) if field.name not in derived}
-    assert set(fields) == set(section.model_fields) - {"type"}
+    assert set(fields) == set(section.model_fields) - {"type"} - elsewhere
     for name, setting in section.model_fields.items():
-        if name in ("type", "model") or setting.is_required():
+        if name in ("type", "model", *elsewhere) or setting.is_required():
             continue
         field = fields[name]
         made = field.default_factory is not dataclasses.MISSING
@@ -151,7 +154,8 @@ def check_agreement(section: type[BaseModel], options: type[Any], derived: set[s
 def test_settings_mirror_the_options_of_light_engines() -> None:
     hooks = {"adapters", "answer", "script", "label_logits", "score", "fault", "keep_requests", "cache_blocks"}
     check_agreement(FakeSettings, FakeOptions, hooks | {"weight_version", "encode", "decode"})
-    check_agreement(RemoteSettings, RemoteOptions, {"runner", "seeds"})  # no request of the service has a seed
+    tokenizer = frozenset({"trust_remote_code"})
+    check_agreement(RemoteSettings, RemoteOptions, {"runner", "seeds"}, tokenizer)  # no request here has a seed
 
 
 @pytest.mark.slow
