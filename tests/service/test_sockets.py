@@ -82,6 +82,16 @@ async def test_hanging_up_aborts_what_was_asked(api: Api, route: str, how: str) 
         assert (await api.client.get("/queues")).json() == {"queues": []}
 
 
+async def test_hanging_up_with_other_requests_behind_aborts_the_one_at_work(api: Api) -> None:
+    api.engine.options = options(delay_s=30)
+    async with connect(api) as (_, writer):
+        writer.write(whole("/compare", PAIR) * 3)
+        await until(lambda: api.engine.in_flight == 2)
+        writer.close()
+        await until(lambda: api.engine.in_flight == api.admission.running == 0)
+        assert (api.engine.calls, api.engine.aborted) == (2, 2)
+
+
 async def test_hanging_up_in_a_stream_aborts_what_was_asked(api: Api) -> None:
     api.engine.options = options(token_delay_s=0.05)
     async with connect(api) as (reader, writer):
