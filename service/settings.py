@@ -165,8 +165,7 @@ class ReferenceSettings(_Section):
 class AuthSettings(_Section):
     """Without keys everybody may do everything, which is refused beyond loopback unless ``allow_unauthenticated``.
 
-    ``secret`` derives each key's prefix-cache salt; replicas in front of the same engines share it. Absent: drawn at
-    start-up.
+    ``secret`` (absent: drawn at start-up) derives each key's prefix-cache salt; replicas on the same engines share it.
     """
 
     keys: tuple[KeySettings, ...] = ()
@@ -269,6 +268,7 @@ class TransformersSettings(_CheckpointSettings):
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     max_model_len: int | None = Field(None, ge=64)
     adapters: dict[str, str] = {}
+    reuse_prefixes: bool = False
 
 
 class _StoreSettings(_Section):

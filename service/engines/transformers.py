@@ -39,6 +39,7 @@ from service.engines.base import (
     require_model,
     room_for,
 )
+from service.engines.transformers_prefixes import PrefixReader
 from service.engines.transformers_rows import enable, step
 from service.errors import EngineDead, JudgmentFailed, StartupError
 from service.types import Completion, FinishReason
@@ -52,7 +53,8 @@ class TransformersOptions:
     """``model`` is a directory or a hub id; ``adapters`` maps names to LoRA directories (needs the peft package).
 
     ``runner`` "pooling" loads a sequence-classification head with one output (scalar judges). ``rows`` texts are
-    written together; another number may change the last bits of a text's probabilities.
+    written together; another number may change the last bits of a text's probabilities. ``reuse_prefixes``: what label
+    reads begin with is read once (`service.engines.transformers_prefixes`); it, too, may change their last bits.
     """
 
     model: str
@@ -62,6 +64,7 @@ class TransformersOptions:
     adapters: Mapping[str, str] = field(default_factory=dict)
     runner: Literal["generate", "pooling"] = "generate"
     rows: int = 1
+    reuse_prefixes: bool = False
     weight_version: str | None = None
     trust_remote_code: bool = False
 
@@ -98,6 +101,7 @@ class TransformersEngine:
         self._rows: list[_Row] = []
         self._adapter: str | None = None
         self._latest: tuple[Any, Any, Any] | None = None
+        self._prefixes: PrefixReader | None = None
         self._thread: threading.Thread | None = None
         self._meter = ProgressMeter()
         self._model: Any = None
@@ -146,6 +150,8 @@ class TransformersEngine:
         if o.rows > 1:
             enable(model)
         self._model = model.to(device).eval()
+        if o.reuse_prefixes:
+            self._prefixes = PrefixReader(self._model)
         self._tokenizer = AutoTokenizer.from_pretrained(o.model, trust_remote_code=o.trust_remote_code)
         self._eos = _end_ids(model, self._tokenizer)
         return EngineInfo(
@@ -185,7 +191,7 @@ class TransformersEngine:
         if self._thread is not None:
             self._waiting.put(None)
             await asyncio.to_thread(self._thread.join)
-        self._model = self._latest = None
+        self._model = self._latest = self._prefixes = None
 
     async def _run(self, request: EngineRequest, emit: Emit | None) -> Completion:
         await self.check()
@@ -276,11 +282,15 @@ class TransformersEngine:
         if request.task == "likelihood":
             total = self._log_likelihood(request)
             return Completion("length", tokens, log_likelihood=total, scored_tokens=tokens - request.scored_from)
-        logits = self._logits(request.prompt_ids, None)[0]
+        known = 0
+        if request.task == "label" and self._prefixes is not None:
+            logits, known = self._prefixes.read(request.prompt_ids, request.adapter, request.cache_salt)
+        else:
+            logits = self._logits(request.prompt_ids, None)[0]
         if request.task == "scalar":
             return Completion("stop", tokens, score=logits.item())
         logprobs = torch.log_softmax(logits, dim=-1)[list(request.label_ids)]
-        return Completion("length", tokens, label_logprobs=tuple(logprobs.tolist()))
+        return Completion("length", tokens, known, label_logprobs=tuple(logprobs.tolist()))
 
     def _log_likelihood(self, request: EngineRequest) -> float:
         """Sum of the log-probabilities (nats) of the tokens from ``scored_from`` on."""

@@ -58,9 +58,11 @@ ROOMS: dict[str, Room] = {
     ),
     "service.engines.cpu_kernels": Room((), ("torch", "vllm")),
     "service.engines.transformers": Room(
-        (*NOUNS, "service.engines.base", "service.engines.transformers_rows"), ("torch", "transformers")
+        (*NOUNS, "service.engines.base", "service.engines.transformers_rows", "service.engines.transformers_prefixes"),
+        ("torch", "transformers"),
     ),
     "service.engines.transformers_rows": Room(("service.errors",), ("torch", "transformers")),
+    "service.engines.transformers_prefixes": Room((), ("torch", "transformers")),
     "service.engines.vllm": Room(
         (
             *NOUNS,

@@ -33,6 +33,15 @@ def tiny_policy(seed: int = 0) -> tuple[Qwen2ForCausalLM, PreTrainedTokenizerFas
     return Qwen2ForCausalLM(config), tokenizer
 
 
+def ending_policy() -> tuple[Qwen2ForCausalLM, PreTrainedTokenizerFast]:
+    """A policy that is sharper than a fresh one, and ends a response where it would often write one certain token."""
+    policy, tokenizer = tiny_policy()
+    weights = policy.lm_head.weight.data
+    weights.mul_(20.0)
+    weights[tokenizer.convert_tokens_to_ids("<|im_end|>")] = 1.5 * weights[89]
+    return policy.eval(), tokenizer
+
+
 def rows(questions: tuple[str, ...] = QUESTIONS, chat: bool = False, **columns: list[object]) -> Dataset:
     """One row a question, as a text or as a chat."""
     prompts = [[{"role": "user", "content": question}] if chat else question for question in questions]

@@ -52,6 +52,9 @@ def _run_arguments(parser: argparse.ArgumentParser, name: str) -> None:
         "--engine", default="transformers", choices=("transformers", "vllm", "fake"), help="of a service of its own"
     )
     parser.add_argument("--steps", type=int, default=200, help="of 64 responses (%(default)s)")
+    parser.add_argument(
+        "--minutes", type=float, metavar="N", help="end after the step in which they have passed (default: never)"
+    )
     parser.add_argument("--evaluate-every", type=int, default=20, metavar="N", help="steps (%(default)s)")
     parser.add_argument("--validation", type=int, default=96, help="questions to choose a step by (%(default)s)")
 
@@ -101,6 +104,7 @@ def _ppo(place: Place, args: argparse.Namespace) -> dict[str, Any]:
         value_rate=args.rate / 2,
         beta=args.beta,
         evaluate_every=args.evaluate_every,
+        minutes=args.minutes,
         seed=args.seed,
     )
     return runs.train_ppo(place, options)
@@ -115,6 +119,7 @@ def _grpo(place: Place, args: argparse.Namespace) -> dict[str, Any]:
         rate=args.rate,
         beta=args.beta,
         evaluate_every=args.evaluate_every,
+        minutes=args.minutes,
         seed=args.seed,
     )
     return runs.train_grpo(place, options)

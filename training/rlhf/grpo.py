@@ -7,6 +7,8 @@ served (`gram_client.adapters.trl`, ``group_size``).
 
 from __future__ import annotations
 
+import math
+import time
 import uuid
 import warnings
 from collections.abc import Callable, Iterator
@@ -50,6 +52,8 @@ class Options:
     rate: float = 1e-4
     beta: float = 0.04
     evaluate_every: int = 20
+    minutes: float | None = None
+    """The step in which they have passed is the last."""
     seed: int = 0
 
 
@@ -89,16 +93,18 @@ class Watcher(TrainerCallback):
 
     def __init__(self, exam: Exam, options: Options, report: Callable[[dict[str, float]], None]) -> None:
         self._exam, self._options, self._report = exam, options, report
+        self._ends = time.monotonic() + 60 * (options.minutes or math.inf)
         self.best: Best | None = None
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any], model: Any, **_: Any) -> None:
         if "loss" in logs:  # the summary at the end has none
+            control.should_training_stop |= time.monotonic() > self._ends
             figures = {ours: float(logs[theirs]) for theirs, ours in NAMES.items() if theirs in logs}
-            self.look(state.global_step, model, figures)
+            self.look(state.global_step, model, figures, last=control.should_training_stop)
 
-    def look(self, step: int, policy: Any, figures: dict[str, float]) -> None:
+    def look(self, step: int, policy: Any, figures: dict[str, float], *, last: bool = False) -> None:
         """One step's row, with marks where they are due."""
-        if step % self._options.evaluate_every == 0 or step == self._options.steps:
+        if step % self._options.evaluate_every == 0 or step == self._options.steps or last:
             was_training = policy.training
             marks = self._exam.take(policy.eval())
             policy.train(was_training)
@@ -124,6 +130,7 @@ def _arguments(options: Options, directory: Path) -> Any:
         beta=options.beta,
         shuffle_dataset=False,
         bf16=False,
+        gradient_checkpointing=False,  # TRL's default saves memory, of which a small policy has enough, and costs time
         use_cpu=True,
         logging_steps=1,
         report_to=[],

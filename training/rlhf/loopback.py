@@ -13,6 +13,7 @@ import socket
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import uvicorn
 
@@ -33,7 +34,10 @@ def judge_url(url: str | None, *, engine: str = "transformers", model: Path | No
         yield url.rstrip("/")
         return
     logging.getLogger("gram.access").setLevel(logging.WARNING)  # as the service itself has it: no line a request
-    thread = _Service({"type": engine} | ({"model": str(model)} if model else {}))
+    settings: dict[str, Any] = {"type": engine} | ({"model": str(model)} if model else {})
+    if engine == "transformers":  # the judge's instructions are most of what it reads for answers this short
+        settings["reuse_prefixes"] = True
+    thread = _Service(settings)
     try:
         yield thread.wait()
     finally:
@@ -41,7 +45,7 @@ def judge_url(url: str | None, *, engine: str = "transformers", model: Path | No
 
 
 class _Service(threading.Thread):
-    def __init__(self, engine: dict[str, str]) -> None:
+    def __init__(self, engine: dict[str, Any]) -> None:
         super().__init__(daemon=True, name="judge")
         self._engine = engine
         self._ready, self._error = threading.Event(), ""

@@ -14,6 +14,7 @@ GAE (arXiv 1506.02438) with lambda 0.95 and no discount, standardized over the b
 from __future__ import annotations
 
 import copy
+import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -27,7 +28,7 @@ from gram_client import Client, Normalize, Referenced, ScoringError
 from gram_client.adapters.texts import is_visible
 from training.generation.outcomes import GenerationError
 from training.rlhf.exam import Exam
-from training.rlhf.policies import Samples, log_probs, write
+from training.rlhf.policies import Samples, log_probs, spread, states, write
 from training.stages.errors import TrainingDiverged
 
 
@@ -53,6 +54,8 @@ class Options:
     clip: float = 0.2
     """Of the probability ratio; of values, in units of gamma."""
     evaluate_every: int = 20
+    minutes: float | None = None
+    """The step in which they have passed is the last."""
     seed: int = 0
 
 
@@ -119,11 +122,7 @@ class ValueModel(nn.Module):
 
     def forward(self, samples: Samples) -> Tensor:
         """The value of what stands before each token of the response."""
-        hidden = self.body(
-            input_ids=samples.ids, attention_mask=samples.seen, position_ids=samples.places, use_cache=False
-        ).last_hidden_state
-        found: Tensor = self.head(hidden[:, -samples.width - 1 : -1])[..., 0]
-        return found.masked_fill(~samples.mask, 0.0)
+        return spread(self.head(states(self.body, samples))[:, 0], samples.mask)
 
 
 # --- rollouts ---------------------------------------------------------------------------------------------------------
@@ -170,8 +169,9 @@ class Ppo:
         self.policy, self.tokenizer, self.client, self.options, self.queue = policy, tokenizer, client, options, queue
         self.old = copy.deepcopy(policy).requires_grad_(False)
         self.value = ValueModel(policy)
-        self.policy_optimizer = torch.optim.AdamW(policy.parameters(), lr=options.policy_rate, weight_decay=0.0)
-        self.value_optimizer = torch.optim.AdamW(self.value.parameters(), lr=options.value_rate, weight_decay=0.0)
+        how: dict[str, Any] = {"weight_decay": 0.0, "fused": True}
+        self.policy_optimizer = torch.optim.AdamW(policy.parameters(), lr=options.policy_rate, **how)
+        self.value_optimizer = torch.optim.AdamW(self.value.parameters(), lr=options.value_rate, **how)
 
     def roll_out(self, prompts: Sequence[str]) -> Rollout:
         """One response to each prompt, judged. Raises `GenerationError` where the service scored none of them."""
@@ -243,6 +243,7 @@ def run(ppo: Ppo, prompts: Iterator[str], exam: Exam, report: Callable[[dict[str
     ``report`` gets a row of figures for each step, with the validation marks in every `evaluate_every`-th and the last.
     """
     torch.manual_seed(ppo.options.seed)
+    ends = time.monotonic() + 60 * (ppo.options.minutes or math.inf)
     marks = exam.take(ppo.policy)
     best = Best(0, marks.proxy, _weights(ppo.policy))
     report({"step": 0, **marks.named("validation")})
@@ -251,12 +252,15 @@ def run(ppo: Ppo, prompts: Iterator[str], exam: Exam, report: Callable[[dict[str
         rollout = ppo.roll_out(list(islice(prompts, ppo.options.batch)))
         figures = ppo.update(rollout, value_only=step <= ppo.options.value_only)
         figures = {"step": step, **_described(rollout), **figures, "seconds": time.monotonic() - start}
-        if step % ppo.options.evaluate_every == 0 or step == ppo.options.steps:
+        last = step == ppo.options.steps or time.monotonic() > ends
+        if step % ppo.options.evaluate_every == 0 or last:
             marks = exam.take(ppo.policy)
             figures |= marks.named("validation")
             if marks.proxy > best.proxy:
                 best = Best(step, marks.proxy, _weights(ppo.policy))
         report(figures)
+        if last:
+            break
     return best
 
 

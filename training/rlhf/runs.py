@@ -95,7 +95,7 @@ def _train(place: Place, title: str, options: ppo.Options | grpo.Options, learn:
     policy, tokenizer = policies.load(place.policy)
     validation, test = exams(place.validation, place.test)
     prompts = training_prompts(options.seed, frozenset(validation.prompts + test.prompts))
-    start = time.monotonic()
+    start, busy = time.monotonic(), time.process_time()
     with judge_url(place.url, engine=place.engine) as url, Client(url, timeout_s=TIMEOUT_S) as client:
         old = copy.deepcopy(policy)
         with Record(place.output, options.steps, title) as record:
@@ -112,6 +112,7 @@ def _train(place: Place, title: str, options: ppo.Options | grpo.Options, learn:
         "test": {name: dataclasses.asdict(one) for name, one in marks.items()},
         "questions": {"validation": place.validation, "test": place.test},
         "minutes": round((time.monotonic() - start) / 60, 2),
+        "processor_minutes": round((time.process_time() - busy) / 60, 2),
     }
     write_report(place.output, report)
     return report
@@ -125,7 +126,7 @@ def sentence(report: dict[str, Any]) -> str:
         f"{report['questions']['test']} test questions, policy of step {report['chosen_step']}: "
         f"right {old.gold:.3f} -> {new.gold:.3f} greedy, {old.gold_sampled:.3f} -> {new.gold_sampled:.3f} sampled; "
         f"win rate over the old policy {new.win_rate:.3f} (judge's verdict: {new.judge_win_rate:.3f}); "
-        f"KL {new.kl:.2f} nats; {report['minutes']:.1f} minutes."
+        f"KL {new.kl:.2f} nats; {report['minutes']:.1f} minutes, {report['processor_minutes']:.1f} of a processor."
     )
 
 

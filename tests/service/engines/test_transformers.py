@@ -96,3 +96,35 @@ async def test_texts_written_together_are_those_written_alone(tiny_checkpoints: 
     await engine.close()
     outcomes = await asyncio.gather(*running, return_exceptions=True)
     assert {type(outcome) for outcome in outcomes} == {EngineDead}
+
+
+async def test_prompts_that_begin_alike_are_read_once(tiny_checkpoints: TinyCheckpoints) -> None:
+    """Known beginnings are counted, kept apart by tenant and adapter, forgotten in the end, and never move a bit."""
+    from service.engines import transformers_prefixes as prefixes
+    from service.engines.transformers import TransformersEngine, TransformersOptions
+
+    where, adapters = str(tiny_checkpoints.causal), {"lora": str(tiny_checkpoints.adapter)}
+    plain = TransformersEngine(TransformersOptions(where, adapters=adapters))
+    engine = TransformersEngine(TransformersOptions(where, adapters=adapters, reuse_prefixes=True))
+    await asyncio.gather(plain.start(), engine.start())
+    shared = tiny_checkpoints.encode("Please act as an impartial judge of two responses. " * 4)
+    rest = tiny_checkpoints.encode("Which of them is better? " * 4)
+    assert len(rest) > prefixes.REST
+    prompts = [shared + rest[i:] for i in range(8)] + [rest[:3], shared, rest]
+    requests = [EngineRequest(ids, "label", label_ids=(1, 2), adapter=a) for a in (None, "lora") for ids in prompts]
+    first = [await engine.complete(request) for request in requests]
+    for request, done in zip(requests, first, strict=True):
+        wanted = (await plain.complete(request)).label_logprobs
+        assert done.label_logprobs == pytest.approx(wanted, abs=1e-4)
+    cut = (len(shared) + len(rest) - prefixes.REST) // prefixes.BLOCK * prefixes.BLOCK
+    assert first[0].cached_tokens == 0 and first[len(prompts)].cached_tokens == 0, "adapters share nothing"
+    assert first[1].cached_tokens >= min(len(shared), cut) // prefixes.BLOCK * prefixes.BLOCK > 0
+    for salt in (None, "a", "b"):
+        again = [await engine.complete(replace(request, cache_salt=salt)) for request in reversed(requests)]
+        assert [done.label_logprobs for done in reversed(again)] == [done.label_logprobs for done in first]
+        assert (again[1].cached_tokens == 0) == (salt is not None), "tenants share nothing"
+    for i in range(prefixes.KEPT + 1):
+        await engine.complete(EngineRequest((i + 3,) * (prefixes.REST + prefixes.BLOCK), "label", label_ids=(1, 2)))
+    forgotten = await engine.complete(requests[0])
+    assert forgotten == first[0], "read anew, to the same bits"
+    await asyncio.gather(plain.close(), engine.close())

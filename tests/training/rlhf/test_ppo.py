@@ -15,8 +15,9 @@ from torch import Tensor
 from gram_client import Normalize, Referenced
 from gram_client.results import ItemError
 from gram_client.scores import Row, Scores
+from tests.support.padded import padded_log_probs, padded_values
 from tests.support.properties import bar
-from tests.support.tiny_policy import QUESTIONS, tiny_policy
+from tests.support.tiny_policy import QUESTIONS, ending_policy, tiny_policy
 from training.generation.outcomes import GenerationError
 from training.rlhf import ppo
 from training.rlhf.policies import log_probs, write
@@ -213,6 +214,31 @@ def test_value_only_steps_leave_the_policy_as_it_is() -> None:
     found.update(rollout, value_only=False)
     assert any(not torch.equal(tensor, before[name]) for name, tensor in found.policy.state_dict().items())
     assert all(torch.equal(tensor, before[name]) for name, tensor in found.old.state_dict().items())
+
+
+def test_steps_without_padding_are_the_steps_with_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three steps of 8 responses of unequal length: what they measure, and the weights they end with."""
+
+    def run() -> tuple[list[dict[str, float]], Tensor]:
+        policy, tokenizer = ending_policy()
+        judge: Any = ScriptedJudge(lambda text: len(text) % 7 / 7)
+        options = ppo.Options(batch=8, minibatch=4, epochs=2, window=None, policy_rate=1e-3, value_rate=1e-3)
+        found, measured = ppo.Ppo(policy, tokenizer, judge, options, "q"), []
+        before = torch.nn.utils.parameters_to_vector(policy.parameters()).detach()
+        torch.manual_seed(5)
+        for _ in range(3):
+            rollout = found.roll_out(QUESTIONS * 2)
+            assert len(set(rollout.samples.mask.sum(1).tolist())) > 2
+            measured.append({"score": float(rollout.scores.mean()), **found.update(rollout, value_only=False)})
+        return measured, torch.nn.utils.parameters_to_vector(policy.parameters()).detach() - before
+
+    measured, moved = run()
+    monkeypatch.setattr(ppo, "log_probs", padded_log_probs)
+    monkeypatch.setattr(ppo.ValueModel, "forward", padded_values)
+    wanted, wanted_move = run()
+    for row, one in zip(measured, wanted, strict=True):
+        assert row == pytest.approx(one, rel=1e-3, abs=1e-4)
+    assert float((moved - wanted_move).norm()) < 1e-3 * float(wanted_move.norm())
 
 
 def test_a_gradient_that_is_no_number_never_reaches_the_weights() -> None:

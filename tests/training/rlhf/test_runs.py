@@ -58,6 +58,17 @@ def test_grpo_over_http(place: runs.Place, mode: Literal["group", "cohort"]) -> 
     check(place, runs.train_grpo(place, options), steps=2)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("algorithm", ["ppo", "grpo"])
+def test_a_run_ends_when_its_minutes_are_over(place: runs.Place, algorithm: str) -> None:
+    """After a whole step, with marks, a report and a picture."""
+    if algorithm == "ppo":
+        report = runs.train_ppo(place, ppo.Options(steps=50, batch=4, minibatch=2, epochs=1, minutes=1e-6))
+    else:
+        report = runs.train_grpo(place, grpo.Options(steps=50, prompts=2, group=2, minutes=1e-6))
+    check(place, report, steps=1)
+
+
 def test_supervised_training_replaces_nothing(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="exists"):
         runs.sft(tmp_path, seed=0, steps=1, test=4)
