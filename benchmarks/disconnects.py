@@ -20,8 +20,8 @@ from benchmarks.wire import Connection, Cut, connected, get, open_connection, po
 
 SUMMARY = (
     "Connections cut by a FIN or an RST at ten stages. Where callers wait for answers the fake engine takes 30 s, "
-    "so an engine that is empty was told to stop; where scores are committed it takes 10 ms and the cut comes within "
-    "30 ms, so that some come before, some in the middle of, and some after the commit of three scores each."
+    "so an engine that is empty was told to stop; where scores are committed it takes 10 ms and the cut comes 30 ms "
+    "later on average, so that some come before, some in the middle of, and some after the commit of three scores each."
 )
 CUTS = 2000
 AT_ONCE = 25
@@ -93,7 +93,7 @@ async def _in_stream(connection: Connection, draw: random.Random) -> None:
 
 async def _in_commit(connection: Connection, draw: random.Random) -> None:
     connection.write(post("/score", COMMIT))
-    await asyncio.sleep(draw.uniform(0, 0.03))
+    await asyncio.sleep(draw.expovariate(1 / 0.03))
 
 
 Stage = Callable[[Connection, random.Random], Awaitable[None]]

@@ -43,7 +43,7 @@ HEADERS = ("phase", "clients", "seconds", "200s", "200s a second", "503s", "p50 
 
 @dataclass(slots=True)
 class Phase:
-    """What callers saw, from ``began`` on."""
+    """What callers saw, from ``began`` on. ``refused``: seconds until a 503, of which ``refusing`` in the service."""
 
     name: str
     clients: int
@@ -52,6 +52,7 @@ class Phase:
     statuses: Counter[int] = field(default_factory=Counter)
     served: list[tuple[float, float]] = field(default_factory=list)
     refused: list[float] = field(default_factory=list)
+    refusing: list[float] = field(default_factory=list)
     without_retry_after: int = 0
     lost: int = 0
 
@@ -95,7 +96,9 @@ def run(arguments: Namespace) -> Report:
         Bar("seconds until times were normal again", _until_normal(after, calm.p50), "<=", 10),
     ]
     raw = {"seed": seed, "examples": sum(p.answers for p in phases), "refused_ms": _spread(flood.refused)}
-    notes = [f"seed {seed}; normal: within {NORMAL} of the calm median; 503s, ms: {raw['refused_ms']}"]
+    raw["refusing_ms"] = _spread(flood.refusing)
+    times = f"503s, ms: {raw['refused_ms']}, of these in the service: {raw['refusing_ms']}"
+    notes = [f"seed {seed}; normal: within {NORMAL} of the calm median; {times}"]
     return Report("saturation", SUMMARY, HEADERS, [phase.row() for phase in phases], bars, raw, notes)
 
 
@@ -143,6 +146,7 @@ async def _phase(
                     phase.served.append((loop.time() - phase.began, reply.seconds))
                 if reply.status == 503:
                     phase.refused.append(reply.seconds)
+                    phase.refusing.append(reply.service_s)
                     phase.without_retry_after += reply.retry_after_s is None
                     await asyncio.sleep((reply.retry_after_s or 1) * draw.uniform(1, 1.5))
 

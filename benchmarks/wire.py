@@ -20,6 +20,7 @@ from urllib.parse import urlsplit
 
 _LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)", re.IGNORECASE)
 _RETRY_AFTER = re.compile(rb"\r\nretry-after: *(\d+)", re.IGNORECASE)
+_TOTAL = re.compile(rb"total;dur=([\d.]+)")
 _LINGER_NONE = struct.pack("ii", 1, 0)
 
 
@@ -44,6 +45,12 @@ class Reply:
     def retry_after_s(self) -> int | None:
         found = _RETRY_AFTER.search(self.head)
         return int(found[1]) if found else None
+
+    @property
+    def service_s(self) -> float:
+        """The service's own account of it (Server-Timing), NaN without one: the rest is waiting for a processor."""
+        found = _TOTAL.search(self.head)
+        return float(found[1]) / 1000 if found else float("nan")
 
     def json(self) -> Any:
         return json.loads(self.body)

@@ -63,7 +63,8 @@ class Admission:
 
     def __init__(self, bounds: Bounds, clock: Callable[[], float] = time.monotonic) -> None:
         self._bounds = bounds
-        self._held = Cost(0)
+        self._prompts = 0
+        self._tokens = 0
         self._line = FairLine()
         self._pace = Pace(clock)
         self._running: set[_Running] = set()
@@ -75,12 +76,12 @@ class Admission:
     @property
     def held(self) -> int:
         """Engine prompts of the requests inside."""
-        return self._held.prompts
+        return self._prompts
 
     @property
     def held_tokens(self) -> int:
         """Their tokens, as guessed when they came in."""
-        return self._held.tokens
+        return self._tokens
 
     @property
     def in_line(self) -> int:
@@ -116,16 +117,17 @@ class Admission:
         Raises `Overloaded` with ``retry_after_s``: at once where the line is full, or moves so slowly that `wait_s`
         would pass in it (an ordinary caller can use that time, a patient one cannot); else after `wait_s`.
         """
+        work = self._work(cost)
         if not self._line and self._fits(cost):
-            self._enter(key, cost)
+            self._enter(key, cost, work)
         else:
-            await self._wait(cost, wait_s, key, patient)
+            await self._wait(cost, work, wait_s, key, patient)
         try:
             yield
         except BaseException:
             self._leave(cost)
             raise
-        self._pace.finished(self._work(cost))
+        self._pace.finished(work)
         self._leave(cost)
 
     @asynccontextmanager
@@ -176,10 +178,9 @@ class Admission:
         if self._draining and not self._running:
             self._empty.set()
 
-    async def _wait(self, cost: Cost, wait_s: float, key: str, patient: bool) -> None:
+    async def _wait(self, cost: Cost, work: float, wait_s: float, key: str, patient: bool) -> None:
         """Returns with the room held."""
         self._refuse_if_full(key, patient)
-        work = self._work(cost)
         if not patient and self._pace.is_known:
             seconds = self._pace.seconds_for(self._line.ahead_of(key) + work)
             if seconds is not None and seconds > wait_s:
@@ -206,23 +207,27 @@ class Admission:
             raise self._overloaded("The service is full, and so is the line before it; try again later.")
 
     def _fits(self, cost: Cost) -> bool:
-        after, bounds = self._held + cost, self._bounds
-        return not self._held.prompts or (after.prompts <= bounds.prompts and after.tokens <= bounds.tokens)
+        bounds = self._bounds
+        fits = self._prompts + cost.prompts <= bounds.prompts and self._tokens + cost.tokens <= bounds.tokens
+        return fits or not self._prompts
 
     def _work(self, cost: Cost) -> float:
         """A cost as the larger of its shares of all the room."""
         return max(cost.prompts / self._bounds.prompts, cost.tokens / self._bounds.tokens)
 
-    def _enter(self, key: str, cost: Cost) -> None:
-        self._held += cost
-        self._line.charge(key, self._work(cost))
+    def _enter(self, key: str, cost: Cost, work: float) -> None:
+        self._prompts += cost.prompts
+        self._tokens += cost.tokens
+        self._line.charge(key, work)
         self._pace.resume()
 
     def _leave(self, cost: Cost) -> None:
-        self._held -= cost
-        if not self._held.prompts:
+        self._prompts -= cost.prompts
+        self._tokens -= cost.tokens
+        if not self._prompts:
             self._pace.rest()
-        self._serve_line()
+        if self._line:
+            self._serve_line()
 
     def _serve_line(self) -> None:
         """Let those in whose turn it is and who fit: the room is theirs before anybody else can ask for it."""
@@ -230,7 +235,7 @@ class Admission:
             if not place.turn.cancelled():
                 if not self._fits(place.cost):
                     return
-                self._enter(place.key, place.cost)
+                self._enter(place.key, place.cost, place.work)
                 place.turn.set_result(None)
             self._line.leave(place)
 
@@ -239,7 +244,7 @@ class Admission:
 
     def _retry_after_s(self) -> int:
         """Seconds until what is inside and in line has passed, at the measured pace."""
-        seconds = self._pace.seconds_for(self._work(self._held) + self._line.work)
+        seconds = self._pace.seconds_for(self._work(Cost(self._prompts, self._tokens)) + self._line.work)
         if seconds is None:
             return FIRST_RETRY_AFTER_S
         return max(1, math.ceil(min(seconds, MAX_RETRY_AFTER_S) - 1e-6))

@@ -20,12 +20,6 @@ class Cost:
     prompts: int
     tokens: int = 0
 
-    def __add__(self, other: Cost) -> Cost:
-        return Cost(self.prompts + other.prompts, self.tokens + other.tokens)
-
-    def __sub__(self, other: Cost) -> Cost:
-        return Cost(self.prompts - other.prompts, self.tokens - other.tokens)
-
 
 @dataclass(slots=True, eq=False)
 class Place:

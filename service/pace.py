@@ -41,18 +41,25 @@ class Pace:
 
     def finished(self, work: float) -> None:
         """Some work was done."""
-        self._finished.append((self._busy(), work))
+        now = self._busy()
+        self._finished.append((now, work))
         self._done += work
+        self._forget(now)
 
     def seconds_for(self, work: float) -> float | None:
         """How long this much work takes; None while nothing is known, infinite while nothing moves."""
         now = self._busy()
+        self._forget(now)
+        if not self._finished:
+            return None if now < WINDOW_S else float("inf")
+        return work * min(now, WINDOW_S) / self._done if self._done > 0 else float("inf")
+
+    def _forget(self, now: float) -> None:
+        """Drop what lies before the window."""
         while self._finished and self._finished[0][0] < now - WINDOW_S:
             self._done -= self._finished.popleft()[1]
         if not self._finished:
             self._done = 0.0  # no rounding errors are kept
-            return None if now < WINDOW_S else float("inf")
-        return work * min(now, WINDOW_S) / self._done if self._done > 0 else float("inf")
 
     def _busy(self) -> float:
         """Seconds with work so far."""

@@ -48,6 +48,16 @@ def test_only_the_last_window_counts() -> None:
     assert pace.seconds_for(100.0) == pytest.approx(20.0, rel=0.05)
 
 
+def test_memory_is_bounded_by_the_window_though_nobody_asks() -> None:
+    clock = Clock()
+    pace = Pace(clock)
+    pace.resume()
+    for _ in range(10_000):
+        clock.now += 0.1
+        pace.finished(1.0)
+    assert len(pace._finished) <= 10 * WINDOW_S + 2
+
+
 def test_a_few_results_are_no_pace() -> None:
     clock = Clock()
     pace = Pace(clock)
