@@ -47,7 +47,7 @@ class Sizes:
 SIZES = {
     "tiny": Sizes(rationales=64, labelled=4, unlabelled=8, evaluation=2, tasks=("refusals",)),
     "smoke": Sizes(rationales=192, labelled=48, unlabelled=72, evaluation=36),
-    "demo": Sizes(rationales=3600, labelled=1200, unlabelled=2400, evaluation=180, tasks=tuple(TASKS), plain=False),
+    "demo": Sizes(rationales=3600, labelled=600, unlabelled=1200, evaluation=180, tasks=tuple(TASKS), plain=False),
 }
 
 
