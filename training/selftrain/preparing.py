@@ -23,6 +23,7 @@ from training.data.pairs import DataError, Pair, read_pairs, write_pairs
 from training.data.proofs import Proof, ProofError, render_prover
 from training.data.writing import Text, write_texts
 from training.selftrain.recipe import DataFiles, SelfTrainRecipe
+from training.stages.datasets import check_self_test
 
 FAMILY = "prover"
 """The family of a prover's rows: no judge's."""
@@ -96,6 +97,8 @@ def prepare(recipe: SelfTrainRecipe, home: Path) -> dict[str, Any]:
     data = recipe.data
     made = Prepared(home, recipe.rounds if data.unlabelled else 0)
     evaluation = list(read_pairs(Path(data.evaluation))) if data.evaluation else []
+    for stage in recipe.judge_stages():  # each would refuse its own; the last one only when all the work is done
+        check_self_test(stage.output.self_test, evaluation)
     sieve = Sieve(_benchmarks(data), frozenset(map(identity, evaluation)))
     judgments = list(_judgments(data, sieve))
     _require(judgments, "data.rationales", sieve)

@@ -170,17 +170,22 @@ class SelfTrainRecipe(Section):
 
     def check(self) -> None:
         """Every stage's recipe, made once with stand-ins. Raises `DataError` naming table and field."""
-        somewhere = Path("x")
         try:
-            self.prove_recipe(somewhere)
+            self.prove_recipe(Path("x"))
         except ValidationError as error:
             raise _told("prove", error) from error
+        self.judge_stages()
+
+    def judge_stages(self) -> list[ReasonRecipe]:
+        """The judges' trainings (first, of a round, last), with stand-ins for paths. Raises `DataError`."""
         steps: tuple[Step, ...] = ("start", "round", "final")
-        for step in steps:
-            try:
-                self.reason_recipe(step, step, somewhere, "x", (somewhere,))
-            except ValidationError as error:
-                raise _told(step, error) from error
+        return [self._stand_in(step) for step in steps]
+
+    def _stand_in(self, step: Step) -> ReasonRecipe:
+        try:
+            return self.reason_recipe(step, step, Path("x"), "x", (Path("x"),))
+        except ValidationError as error:
+            raise _told(step, error) from error
 
     def _fields(
         self,

@@ -35,6 +35,14 @@ def test_the_files_of_a_run(tmp_path: Path) -> None:
         assert row.prompt.messages[0].content.endswith(f"Explain why Response {judgment.letter} is better.")
 
 
+def test_a_self_test_that_the_last_stage_would_refuse_is_refused_first(tmp_path: Path) -> None:
+    test = {"prompt": "Asked nowhere?", "chosen": "a", "rejected": "b"}
+    made = recipe(tmp_path, data=write_inputs(tmp_path))
+    tables = made.stages.model_copy(update={"final": {**made.stages.final, "output": {"self_test": test}}})
+    with pytest.raises(DataError, match="self_test is no pair of data"):
+        prepare(made.model_copy(update={"stages": tables}), tmp_path / "out")
+
+
 def test_pairs_a_run_must_not_train_on(tmp_path: Path) -> None:
     inputs = write_inputs(tmp_path)
     held_out = next(read_pairs(tmp_path / "dev.jsonl"))
