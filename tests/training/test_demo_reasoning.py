@@ -33,8 +33,6 @@ def test_manifest_is_what_the_recipe_asks_for() -> None:
     assert (judge.name, judge.family) == (wanted["judge"], gram_r2.FAMILY.name)
     assert judge.max_rationale_tokens == wanted["max_rationale_tokens"]
     assert judge.self_test is not None
-    test = judge.self_test
-    assert {"prompt": test.prompt, "chosen": test.chosen, "rejected": test.rejected} == wanted["self_test"]
 
 
 @pytest.mark.parametrize("name", ["tokenizer.json", "tokenizer_config.json", "chat_template.jinja"])
