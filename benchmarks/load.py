@@ -8,6 +8,7 @@ from argparse import ArgumentParser, Namespace
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from statistics import median, quantiles
+from typing import Any
 
 from rich.progress import Progress
 
@@ -49,7 +50,9 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 def run(arguments: Namespace) -> Report:
     seed = seed_of(arguments)
-    rows, bars, raw = [], [], {"seed": seed, "examples": 0}
+    rows: list[list[str]] = []
+    bars: list[Bar] = []
+    raw: dict[str, Any] = {"seed": seed, "examples": 0}
     if arguments.only != "layer":
         tally, seconds = _mixed(arguments, seed)
         rows.append(_row(f"mixed, {arguments.engine} engine", tally, seconds))
@@ -60,6 +63,7 @@ def run(arguments: Namespace) -> Report:
         rows += layer.rows()
         bars += layer.bars()
         raw |= {"wall": layer.wall, "processor": layer.processor}
+        raw["examples"] += sum(tally.answered for tally in layer.tallies.values())
     return Report("load", SUMMARY, HEADERS, rows, bars, raw, [f"seed {seed}"])
 
 

@@ -84,7 +84,15 @@ PARTS: Mapping[str, Part] = {
     ),
     "kills": Part("100 times kill -9 of a writer", ("tests/service/stores/test_processes.py",), "killed", 2 * 100),
     "redis": Part("Redis stopped, frozen, empty", ("tests/integration/test_redis_lost.py",), "", 50 * 40),
-    "load": Part("mixed requests, and the HTTP layer", examples=200_000, measurement=("load",)),
+    **{
+        f"load-{n}": Part(
+            f"mixed requests, part {n} of 4",
+            examples=50_000,
+            measurement=("load", "--only", "mixed", "--share", "0.25"),
+        )
+        for n in range(1, 5)
+    },
+    "http-layer": Part("the HTTP layer against a bare echo", measurement=("load", "--only", "layer")),
     "saturation": Part("four times too many callers", examples=20_000, measurement=("saturation",)),
     "deadlines": Part("deadlines are kept", examples=5_000, measurement=("deadlines",)),
     "disconnects": Part("who hangs up leaves nothing behind", examples=2_000, measurement=("disconnects",)),
