@@ -12,6 +12,8 @@ TESTS ?=
 PART ?=
 SEED ?= 1
 SIZE ?= smoke
+LIMIT ?=
+NAME ?=
 TRAINER ?= trl openrlhf trl-judges verl swift areal
 
 # The GPU build of vLLM is the same Python module as the CPU build: each device has its own environment.
@@ -78,6 +80,11 @@ test-ray: $(RUNTIME) $(TOOLS) ## the Ray Serve application on a Ray cluster of t
 .PHONY: bench
 bench: $(RUNTIME) $(TOOLS) ## judged comparisons a second against vLLM offline, its OpenAI server and transformers, as ratios
 	$(PY) -m benchmarks
+
+.PHONY: verify
+verify: $(RUNTIME) $(TOOLS) ## a released judge through the service, beside its published scores (MODEL=, DEVICE=cuda; LIMIT=20 to try; GRAM_DATA_DIR)
+	$(PY) -m training verify --engine vllm --device $(DEVICE) $(if $(MODEL),--model '$(MODEL)') $(if $(FAMILY),--family '$(FAMILY)') \
+		$(if $(NAME),--name '$(NAME)') $(if $(LIMIT),--limit $(LIMIT))
 
 .PHONY: soak
 soak: $(RUNTIME) $(TOOLS) ## every property and promised figure at its full count, in parts of at most half an hour that are run once a commit (PART=Q7 for one)

@@ -38,6 +38,7 @@ COMMANDS = (
     "recipe",
     "estimate",
     "evaluate",
+    "verify",
     "judge_report",
     "best_of_n",
     "rlhf",
