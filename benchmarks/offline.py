@@ -14,7 +14,8 @@ from prometheus_client import CollectorRegistry
 from vllm import LLM, SamplingParams
 from vllm.inputs import tokens_input
 
-from service.engines.vllm import VllmEngine, engine_arguments
+from service.engines.vllm import VllmEngine
+from service.engines.vllm_options import engine_arguments
 from service.settings import load_settings
 from service.startup import load_manifest, pick_engine, plan_judges
 

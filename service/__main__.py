@@ -6,7 +6,6 @@ import argparse
 import asyncio
 import gc
 import json
-import logging
 import secrets
 import signal
 import sys
@@ -16,6 +15,7 @@ from typing import Any
 
 import uvloop
 
+from service import logs
 from service.app import build_app
 from service.auth import hash_key
 from service.errors import InvalidInput, StartupError
@@ -54,7 +54,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _serve(options: argparse.Namespace) -> int:
     settings = load_settings(options.config, _overrides(options))
-    _set_up_logging(settings)
+    logs.set_up(settings.log.format, settings.server.access_log)
     signal.signal(signal.SIGTERM, _interrupt)  # while the model loads; uvicorn takes over later
     gc.set_threshold(*GC_THRESHOLDS)
     raise_file_limit()
@@ -136,11 +136,6 @@ def _overrides(options: argparse.Namespace) -> dict[str, Any]:
         "judges": [{"name": options.family, "family": options.family}] if options.family else [],
     }
     return {name: section for name, section in sections.items() if section}
-
-
-def _set_up_logging(settings: Settings) -> None:
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    logging.getLogger("gram.access").setLevel(logging.INFO if settings.server.access_log else logging.WARNING)
 
 
 def _interrupt(sig: int, frame: FrameType | None) -> None:

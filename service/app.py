@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -19,20 +19,33 @@ from service.admission import Admission, Bounds, ClientGone
 from service.auth import ApiKey, Authenticator
 from service.cohorts import Assembler
 from service.context import Gate, Service
-from service.engines.base import Engine
+from service.engines.base import Engine, fingerprint_weights
 from service.errors import BodyTooLarge, InvalidInput, InvalidJson, NotFound, ServiceError
 from service.health import Health
 from service.metrics import Metrics
 from service.middleware import CLIENT_GONE, CallMiddleware, too_large
 from service.reference_file import load_references
-from service.rewards import RewardDesk
-from service.routes import compare, health, models, queues, rank, rationale, references, rerank, score, trainers
+from service.rewards import RewardDesk, Watched
+from service.routes import (
+    compare,
+    health,
+    models,
+    queues,
+    rank,
+    rationale,
+    references,
+    rerank,
+    score,
+    trainers,
+    weights,
+)
 from service.schemas.replies import ErrorDetail, ErrorReply
 from service.schemas.requests import SHAPE_TAGS
 from service.score_monitor import ScoreMonitor
 from service.scoring import Scorer
 from service.seating import Seating
 from service.settings import Settings
+from service.spans import Tracing
 from service.startup import (
     build_judges,
     load_manifest,
@@ -42,6 +55,7 @@ from service.startup import (
     pick_engine,
     pick_references,
     pick_store,
+    pick_tracing,
     plan_judges,
     self_test,
     share_answers,
@@ -49,6 +63,7 @@ from service.startup import (
 from service.stores.base import RewardStore
 from service.stores.cohorts_base import Policy
 from service.stores.references_base import ReferenceStore
+from service.weights import Change, Served, WeightDesk
 
 log = logging.getLogger("gram.app")
 
@@ -70,6 +85,7 @@ STATUS: dict[type[ServiceError], int] = {
     errors.NotFound: 404,
     errors.UnknownJudge: 404,
     errors.Conflict: 409,
+    errors.NotApplied: 409,
     errors.AuthError: 401,
     errors.Unauthenticated: 401,
     errors.Forbidden: 403,
@@ -82,6 +98,7 @@ STATUS: dict[type[ServiceError], int] = {
     errors.Draining: 503,
     errors.EngineDead: 503,
     errors.StoreUnavailable: 503,
+    errors.WeightsChanged: 503,
     errors.DeadlineExceeded: 504,
     errors.CohortIncomplete: 504,
     errors.StartupError: 500,
@@ -93,7 +110,7 @@ STATUS: dict[type[ServiceError], int] = {
 ROUTERS = (
     *(compare.router, rank.router, rationale.router, score.router, models.router),
     *(trainers.router, rerank.router, references.router),
-    *(queues.router, queues.admin, health.probes, health.metrics, health.description),
+    *(queues.router, queues.admin, weights.router, health.probes, health.metrics, health.description),
 )
 
 ERROR_RESPONSES: dict[int | str, dict[str, Any]] = {
@@ -102,19 +119,17 @@ ERROR_RESPONSES: dict[int | str, dict[str, Any]] = {
 }
 
 
-def build_app(settings: Settings, engine: Engine | None = None, store: RewardStore | None = None) -> FastAPI:
-    """The application for `settings`; `engine` and `store` replace the configured ones (neither is started yet).
+def build_app(
+    settings: Settings,
+    engine: Engine | None = None,
+    store: RewardStore | None = None,
+    tracing: Tracing | None = None,
+) -> FastAPI:
+    """The application for `settings`; the others replace what is configured (engine and store are not started yet).
 
     Its lifespan raises `StartupError` where the service must not start.
     """
-    metrics = Metrics()
-    keys = [ApiKey(key.id, key.sha256, key.scopes) for key in settings.auth.keys]
-    secret = settings.auth.secret.get_secret_value() if settings.auth.secret else None
-    monitor = ScoreMonitor(settings.score_health.window, settings.score_health.max_queues)
-    limits = settings.limits
-    bounds = Bounds(limits.max_prompts, limits.max_tokens, limits.max_waiting, settings.compat.max_waiting)
-    admission = Admission(bounds)
-    gate = Gate(settings, Authenticator(keys, secret), admission, metrics, monitor)
+    gate = _gate(settings, tracing or pick_tracing(settings))
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -138,9 +153,20 @@ def build_app(settings: Settings, engine: Engine | None = None, store: RewardSto
     for router in ROUTERS:
         app.include_router(router)
     limit = settings.limits.max_body_bytes
-    app.add_middleware(CallMiddleware, record=gate.record, max_body_bytes=limit, refuse=error_reply)
+    app.add_middleware(
+        CallMiddleware, record=gate.record, max_body_bytes=limit, refuse=error_reply, tracing=gate.tracing
+    )
     _add_error_handlers(app, limit)
     return app
+
+
+def _gate(settings: Settings, tracing: Tracing) -> Gate:
+    keys = [ApiKey(key.id, key.sha256, key.scopes) for key in settings.auth.keys]
+    secret = settings.auth.secret.get_secret_value() if settings.auth.secret else None
+    monitor = ScoreMonitor(settings.score_health.window, settings.score_health.max_queues)
+    limits = settings.limits
+    bounds = Bounds(limits.max_prompts, limits.max_tokens, limits.max_waiting, settings.compat.max_waiting)
+    return Gate(settings, Authenticator(keys, secret), Admission(bounds), Metrics(), monitor, tracing)
 
 
 @asynccontextmanager
@@ -150,6 +176,7 @@ async def running(gate: Gate, engine: Engine | None, store: RewardStore | None) 
     manifest = load_manifest(settings)
     plans = plan_judges(settings, manifest)
     async with AsyncExitStack() as stack:
+        stack.push_async_callback(asyncio.to_thread, gate.tracing.close)
         store = store or pick_store(settings)
         stack.push_async_callback(store.close)
         await store.start()
@@ -165,13 +192,42 @@ async def running(gate: Gate, engine: Engine | None, store: RewardStore | None) 
         await engine.start()
         scorer = Scorer(await build_judges(plans, engine, tokenizer))
         await self_test(scorer, plans)
+        fingerprint = await asyncio.to_thread(fingerprint_weights, settings.engine.model)
+        served = Served(settings.engine.model, manifest, tuple(plans), tokenizer, fingerprint)
+        changes = _weight_desk(gate, engine, scorer, served, cohorts)
+        stack.push_async_callback(changes.close)
         limits = settings.limits
         watchdog = Health(engine, store, gate.admission, limits.stall_s, limits.fatal_stall_s)
         _watch(gate, engine, watchdog)
         stack.push_async_callback(_stop, asyncio.create_task(watchdog.watch()))
         stack.push_async_callback(_stop, asyncio.create_task(_publish_health(gate, store)))
-        desk, seating = RewardDesk(store, commit_log), Seating(settings.cohorts.keep_s)
-        yield Service(settings, engine, store, scorer, desk, cohorts, references, seating, watchdog)
+        desk, seating = RewardDesk(store, commit_log, _watched(gate)), Seating(settings.cohorts.keep_s)
+        yield Service(settings, engine, store, scorer, desk, cohorts, references, seating, watchdog, changes)
+
+
+def _weight_desk(gate: Gate, engine: Engine, scorer: Scorer, served: Served, cohorts: Assembler) -> WeightDesk:
+    """Lets the judges be used from now on, and whatever they are changed to."""
+    shown, exchange = gate.metrics.weights, gate.exchange
+
+    def saw(change: Change) -> None:
+        shown.record(change.kind, change.outcome, change.seconds)
+        shown.publish(judge.version for judge in scorer.judges.values())
+
+    exchange.admit(judge.version for judge in scorer.judges.values())
+    shown.publish(judge.version for judge in scorer.judges.values())
+    gate.metrics.watch("gram_weights_changing", "1 while requests wait for a change.", lambda: exchange.is_changing)
+    return WeightDesk(gate.settings, engine, scorer, served, exchange, lambda: None, cohorts.renew, saw)
+
+
+def _watched(gate: Gate) -> Watched:
+    """Around each call of the reward store: its time, its failures, its span."""
+
+    @contextmanager
+    def watched(operation: str) -> Iterator[None]:
+        with gate.tracing.stage("store", operation=operation), gate.metrics.store.call(operation):
+            yield
+
+    return watched
 
 
 async def _cohorts(gate: Gate, stack: AsyncExitStack) -> Assembler:

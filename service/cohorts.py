@@ -16,7 +16,7 @@ from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
 from typing import Literal
 
-from service.errors import CohortIncomplete, Draining, InternalError, ServiceError, Unavailable
+from service.errors import CohortIncomplete, Draining, InternalError, ServiceError, Unavailable, WeightsChanged
 from service.stores.cohorts_base import CohortStore, Gathered, Member, Policy, Snapshot, Terms
 
 LEASE_S = 5.0
@@ -60,6 +60,7 @@ class Assembler:
         self._waits: set[asyncio.Timeout] = set()
         self._waiting = 0
         self._draining = False
+        self._generation = 0
 
     @property
     def waiting(self) -> int:
@@ -73,7 +74,7 @@ class Assembler:
         response in the group. `judge` must count the same group once only, however often it is called.
 
         Raises `Conflict` for a member that does not fit, `CohortIncomplete` when too few came, what judging raised,
-        `Draining`, `Overloaded`, `StoreUnavailable`.
+        `Draining`, `WeightsChanged`, `Overloaded`, `StoreUnavailable`.
         """
         self._waiting += 1
         try:
@@ -84,13 +85,21 @@ class Assembler:
     def drain(self) -> None:
         """Release those who wait for members that will not come here any more; judging goes on."""
         self._draining = True
+        self._wake()
+
+    def renew(self) -> None:
+        """Send those who wait for members away with `WeightsChanged`: the members that come now are of other groups."""
+        self._generation += 1
+        self._wake()
+
+    def _wake(self) -> None:
         now = asyncio.get_running_loop().time()
         for wait in self._waits:
             wait.reschedule(now)
 
     async def _answer(self, place: Place, wait_s: float, judge: Judging) -> Answer:
         now = asyncio.get_running_loop().time
-        ends = now() + wait_s
+        ends, generation = now() + wait_s, self._generation
         state = await self._join(place, wait_s)
         mine = state.round
         while True:
@@ -105,6 +114,8 @@ class Assembler:
             elif not state.closed and state.deadline_in_s <= 0:
                 changed = await self._expire(place.group, state)
             else:
+                if not state.closed and generation != self._generation:
+                    raise WeightsChanged("The judge's weights were changed meanwhile; send the group again.")
                 changed = await self._changed(place.group, state)
             if changed is None or place.member.index not in changed.present:
                 # The store lost the group, and others may have begun it again: come again with the time that is left.

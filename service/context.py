@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import AsyncIterator, Iterable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 
 from service.admission import Admission
@@ -14,6 +14,7 @@ from service.cohorts import Assembler
 from service.costs import CostGuesser, Load
 from service.engines.base import Engine
 from service.errors import ServiceError, Unavailable
+from service.exchange import Exchange
 from service.health import Health
 from service.judge import Judge
 from service.metrics import Metrics, Observation
@@ -22,9 +23,11 @@ from service.score_monitor import ScoreMonitor
 from service.scoring import Score, Scorer, Trace
 from service.seating import Seating
 from service.settings import Settings
+from service.spans import NO_TRACING, Tracing
 from service.stores.base import RewardStore
 from service.stores.references_base import ReferenceStore
 from service.types import Usage, Verdict
+from service.weights import WeightDesk
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +43,7 @@ class Service:
     references: ReferenceStore
     seating: Seating
     health: Health
+    weights: WeightDesk
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +55,9 @@ class Gate:
     admission: Admission
     metrics: Metrics
     monitor: ScoreMonitor
+    tracing: Tracing = NO_TRACING
     costs: CostGuesser = field(default_factory=CostGuesser)
+    exchange: Exchange = field(default_factory=Exchange)
 
     def record(self, seen: Observation) -> None:
         """Called once for each request, when its reply is out."""
@@ -96,15 +102,23 @@ class Call:
     async def judging(self, gate: Gate, judge: Judge, load: Load) -> AsyncIterator[None]:
         """Hold room for `load` while judging; wait for it in line, almost to the deadline, where there is none.
 
-        Raises `Overloaded`.
+        Raises `Overloaded`, and `WeightsChanged` where the judge is not the service's any more.
         """
         self.seen.judge, self.seen.version = judge.name, judge.version
         self.load, self.asked = self.load + load, (gate.costs, judge)
         cost, key = gate.costs.cost(judge, load), self.principal.key_id
         waited = time.perf_counter()
-        async with gate.admission.room(cost, PATIENCE * self.left_s, key, self.patient):
+        async with AsyncExitStack() as held:
+            with self.trace.tracing.stage("admission", prompts=cost.prompts):
+                room = gate.admission.room(cost, PATIENCE * self.left_s, key, self.patient)
+                await held.enter_async_context(room)
+                await held.enter_async_context(gate.exchange.use(judge.version))
             self.trace.queue_s += time.perf_counter() - waited
             yield
+
+    def begin_again(self) -> None:
+        """Forget what was asked so far: the request starts over, with other weights."""
+        self.load = Load()
 
     def saw_verdicts(self, outcomes: Sequence[Verdict | ServiceError]) -> None:
         """Note what the judge did, for metrics. Raises the error that concerns the whole service, if one does."""
@@ -127,6 +141,7 @@ class Call:
         seen.status, seen.route, seen.samples = status, route, self.trace.judged
         seen.written, seen.votes_skipped = self.trace.written, self.trace.votes_skipped
         seen.queue_s, seen.tokenize_s, seen.engine_s, seen.seconds = self._times()
+        seen.aggregate_s = self.trace.aggregate_s
         return seen
 
     def server_timing(self) -> str:

@@ -9,6 +9,7 @@ ServiceError
 |   +-- BodyTooLarge
 |   +-- NotFound               an unknown judge, queue or route
 |   +-- Conflict               the same key or queue, used differently
+|   +-- NotApplied             a change of weights or adapters that was not made
 +-- AuthError
 |   +-- Unauthenticated        no key, or one we do not know
 |   +-- Forbidden              a known key without the scope
@@ -21,6 +22,7 @@ ServiceError
 |   +-- Draining               shutting down
 |   +-- EngineDead             the engine process is gone
 |   +-- StoreUnavailable       the reward queue cannot be reached
+|   +-- WeightsChanged         the judge that the request chose has other weights now
 +-- DeadlineExceeded
 |   +-- CohortIncomplete       too few members of a group came before its deadline
 +-- StartupError               the service must not start: configuration, checkpoint, manifest, self-test
@@ -85,6 +87,12 @@ class Conflict(BadRequest):
     code = "conflict"
 
 
+class NotApplied(BadRequest):
+    """An administrator's change that was refused or rolled back: the service goes on with what it had."""
+
+    code = "not_applied"
+
+
 class AuthError(ServiceError):
     code = "auth"
 
@@ -141,6 +149,12 @@ class EngineDead(Unavailable):
 
 class StoreUnavailable(Unavailable):
     code = "store_unavailable"
+
+
+class WeightsChanged(Unavailable):
+    """The routes begin again by themselves, so callers see it only when weights change faster than a request runs."""
+
+    code = "weights_changed"
 
 
 class DeadlineExceeded(ServiceError):

@@ -6,19 +6,25 @@ The registry is our own: an embedded vLLM puts its metrics beside these, and two
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
 
+from service.errors import ServiceError
 from service.score_health import QueueHealth, Sample
 from service.types import Flag, JudgeVersion, Rationale, Usage, Verdict
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 25, 60, 120, 300, 600)
+_QUICK = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5)
 _LENGTHS = (16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384)
 _MASS = (0.05, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99, 0.999, 1.0)
+STAGES = ("queue", "tokenize", "engine", "aggregate")
+"""Of a judging request; the store has a histogram of its own, since not every request goes there."""
 REFUSALS = frozenset({"overloaded", "draining", "deadline_exceeded"})
 """Error codes of requests that were fine but found no room or no time."""
 _LOGIT = (-8.0, -4.0, -2.0, -1.0, -0.5, -0.25, 0.0, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0)
@@ -51,12 +57,13 @@ class Observation:
     rows: list[tuple[str, ...]] = field(default_factory=list)
     written: list[Rationale] = field(default_factory=list)
     votes_skipped: int = 0
+    aggregate_s: float = 0.0
 
 
 class Metrics:
     """The declarations. Gauges of live state are read when scraped."""
 
-    def __init__(self) -> None:
+    def __init__(self) -> None:  # long: one table, no logic
         r = self.registry = CollectorRegistry()
         self.requests = Counter("gram_requests", "HTTP requests.", ["route", "status"], registry=r)
         self.seconds = Histogram(
@@ -93,8 +100,14 @@ class Metrics:
         self.cohort_seconds = Histogram(
             "gram_cohort_assembly_seconds", "From a group's first member to its last.", registry=r, buckets=_SECONDS
         )
+        self.errors = Counter(
+            "gram_errors", "Requests with this error, of the whole or of an item.", ["code"], registry=r
+        )
         self.rejected = Counter("gram_rejected", "Requests that found no room or no time.", ["reason"], registry=r)
         self.queues = QueueGauges(r)
+        self.weights = WeightMetrics(r)
+        self.store = StoreMetrics(r)
+        ProcessCollector(registry=r)
 
     def watch(self, name: str, help_text: str, read: Callable[[], float]) -> None:
         """A gauge whose value is read when scraped."""
@@ -104,12 +117,14 @@ class Metrics:
         """Called once for each request, when its reply is out."""
         self.requests.labels(seen.route, str(seen.status)).inc()
         self.seconds.labels(seen.route).observe(seen.seconds)
+        for code in set(seen.failures):
+            self.errors.labels(code).inc()
         for reason in REFUSALS.intersection(seen.failures):
             self.rejected.labels(reason).inc()
         if seen.judge is None:
             return
-        for stage, seconds in (("queue", seen.queue_s), ("tokenize", seen.tokenize_s), ("engine", seen.engine_s)):
-            self.stages.labels(stage).observe(seconds)
+        for stage in STAGES:
+            self.stages.labels(stage).observe(getattr(seen, f"{stage}_s"))
         for kind in ("prompt", "cached", "completion"):
             self.tokens.labels(seen.judge, kind).inc(getattr(seen.usage, f"{kind}_tokens"))
         self.comparisons.labels(seen.judge).inc(seen.usage.comparisons)
@@ -161,6 +176,59 @@ class WrittenMetrics:
             self._tokens.labels(judge).observe(rationale.tokens)
         if seen.votes_skipped:
             self._skipped.labels(judge).inc(seen.votes_skipped)
+
+
+class StoreMetrics:
+    """Calls of the reward store: not every request makes one, and some make three."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self._seconds = Histogram(
+            "gram_store_seconds", "Calls of the reward store.", ["operation"], registry=registry, buckets=_QUICK
+        )
+        self._failures = Counter(
+            "gram_store_failures", "Calls of the reward store that failed, by error code.", ["code"], registry=registry
+        )
+
+    @contextmanager
+    def call(self, operation: str) -> Iterator[None]:
+        """Around one call."""
+        started = time.perf_counter()
+        try:
+            yield
+        except ServiceError as error:
+            self._failures.labels(error.code).inc()
+            raise
+        finally:
+            self._seconds.labels(operation).observe(time.perf_counter() - started)
+
+
+class WeightMetrics:
+    """Which weights judge, and how changes of them went."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self._judges = Gauge(
+            "gram_judge_info",
+            "1 for each judge there is, with what exactly it is.",
+            ["judge", "weight_version", "template_hash"],
+            registry=registry,
+        )
+        self._changes = Counter(
+            "gram_weight_changes", "Changes of weights and adapters.", ["kind", "outcome"], registry=registry
+        )
+        self._seconds = Histogram(
+            "gram_weight_change_seconds", "What a change took.", ["kind"], registry=registry, buckets=_SECONDS
+        )
+
+    def publish(self, versions: Iterable[JudgeVersion]) -> None:
+        """Replace what is shown."""
+        self._judges.clear()
+        for version in versions:
+            self._judges.labels(version.judge, version.weight_version, version.template_hash).set(1)
+
+    def record(self, kind: str, outcome: str, seconds: float) -> None:
+        """One change."""
+        self._changes.labels(kind, outcome).inc()
+        self._seconds.labels(kind).observe(seconds)
 
 
 class QueueGauges:

@@ -16,6 +16,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from service.context import Call
 from service.errors import BodyTooLarge, InternalError, ServiceError
 from service.metrics import Observation
+from service.scoring import Trace
+from service.spans import NO_TRACING, RequestSpan, Tracing, Value, request_id
 
 log = logging.getLogger("gram.access")
 
@@ -31,7 +33,10 @@ class CallMiddleware:
     """`record` is told what each request leaves behind; `refuse` writes the error reply for what fails here: bodies
     that are too large, and bugs."""
 
-    def __init__(self, app: ASGIApp, record: Record, max_body_bytes: int, refuse: Refuse) -> None:
+    def __init__(
+        self, app: ASGIApp, record: Record, max_body_bytes: int, refuse: Refuse, tracing: Tracing = NO_TRACING
+    ) -> None:
+        self._tracing = tracing
         self._app = RequestBodyLimitMiddleware(app, max_body_bytes)
         self._tell = record
         self._max_body_bytes = max_body_bytes
@@ -42,8 +47,14 @@ class CallMiddleware:
             await self._app(scope, receive, send)
             return
         headers = Headers(scope=scope)
-        call = Call(_request_id(headers.get(REQUEST_ID)))
+        call = Call(_request_id(headers.get(REQUEST_ID)), trace=Trace(tracing=self._tracing))
         scope.setdefault("state", {})["call"] = call
+        with self._tracing.request(headers) as span, request_id(call.request_id):
+            await self._serve(scope, receive, send, headers, call, span)
+
+    async def _serve(
+        self, scope: Scope, receive: Receive, send: Send, headers: Headers, call: Call, span: RequestSpan
+    ) -> None:
         status = CLIENT_GONE  # stays so when nobody was left to reply to
 
         async def send_with_headers(message: Message) -> None:
@@ -67,12 +78,13 @@ class CallMiddleware:
             problem = InternalError("An error of ours; report it with the request id.")
             await self._refuse(problem, call.request_id)(scope, receive, send_with_headers)
         finally:
-            self._record(call, status, scope)
+            self._record(call, status, scope, span)
 
-    def _record(self, call: Call, status: int, scope: Scope) -> None:
+    def _record(self, call: Call, status: int, scope: Scope, span: RequestSpan) -> None:
         """Texts and keys are never logged; the path is logged as its template."""
         seen = call.finish(status, getattr(scope.get("route"), "path", "unmatched"))
         self._tell(seen)
+        span.end(f"{scope['method']} {seen.route}", _attributes(call, scope["method"]), failed=status >= 500)
         if log.isEnabledFor(logging.INFO):
             line = {
                 "request_id": call.request_id,
@@ -84,7 +96,27 @@ class CallMiddleware:
                 "judge": seen.judge,
                 "comparisons": seen.usage.comparisons,
             }
-            log.info(json.dumps(line))
+            log.info(json.dumps(line), extra={"fields": line})
+
+
+def _attributes(call: Call, method: str) -> dict[str, Value | None]:
+    """What a span says of a request: names as OpenTelemetry's conventions have them, or ours."""
+    seen, version = call.seen, call.seen.version
+    return {
+        "http.request.method": method,
+        "http.route": seen.route,
+        "http.response.status_code": seen.status,
+        "error.type": ",".join(sorted(set(seen.failures))) or None,
+        "gram.request_id": call.request_id,
+        "gram.key": call.principal.key_id,
+        "gram.judge": seen.judge,
+        "gram.weight_version": version.weight_version if version else None,
+        "gram.template_hash": version.template_hash if version else None,
+        "gram.comparisons": seen.usage.comparisons,
+        "gram.prompt_tokens": seen.usage.prompt_tokens,
+        "gram.cached_tokens": seen.usage.cached_tokens,
+        "gram.completion_tokens": seen.usage.completion_tokens,
+    }
 
 
 def too_large(limit: int) -> BodyTooLarge:

@@ -9,12 +9,15 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 from service.commit_log import CommitLog
 from service.errors import Conflict
 from service.normalization import Normalized, WindowStats, normalize
 from service.stores.base import CommitResult, IdempotencyRecord, QueueKey, RewardStore
+
+Watched = Callable[[str], AbstractContextManager[object]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,10 +52,14 @@ class Keyed:
 
 
 class RewardDesk:
-    """The store's reward windows and idempotency records, behind the two questions the routes ask."""
+    """The store's reward windows and idempotency records, behind the two questions the routes ask.
 
-    def __init__(self, store: RewardStore, log: CommitLog | None = None) -> None:
+    ``watched`` stands around each call of the store and is told its name.
+    """
+
+    def __init__(self, store: RewardStore, log: CommitLog | None = None, watched: Watched = nullcontext) -> None:
         self._store = store
+        self._watched = watched
         self._log = log
         self._inside: dict[str, asyncio.Future[None]] = {}
 
@@ -66,7 +73,8 @@ class RewardDesk:
         if not (asked.update and scores):
             return await self._read(scores, asked), draft
         record = IdempotencyRecord(keyed.key, keyed.body_hash, draft) if keyed else None
-        commit = await self._store.commit(asked.key, scores, asked.window, record)
+        with self._watched("commit"):
+            commit = await self._store.commit(asked.key, scores, asked.window, record)
         if self._log is not None:
             self._log.append(asked.key, asked.window, commit)
         return rewarded(commit, asked), commit.draft if commit.draft is not None else draft
@@ -95,14 +103,17 @@ class RewardDesk:
     async def _replay_or_work(
         self, keyed: Keyed, work: Callable[[], Awaitable[bytes]], resume: Callable[[CommitResult], bytes]
     ) -> bytes:
-        known = await self._store.begin(keyed.key, keyed.body_hash)
+        with self._watched("begin"):
+            known = await self._store.begin(keyed.key, keyed.body_hash)
         if known is not None and known.reply is not None:
             return known.reply
         reply = resume(known.commit) if known is not None and known.commit is not None else await work()
-        return await self._store.finish(keyed.key, keyed.body_hash, reply)
+        with self._watched("finish"):
+            return await self._store.finish(keyed.key, keyed.body_hash, reply)
 
     async def _read(self, scores: Sequence[float], asked: Normalization) -> Rewarded:
-        state = await self._store.peek(asked.key)
+        with self._watched("peek"):
+            state = await self._store.peek(asked.key)
         if state is not None and state.window != asked.window:
             raise Conflict(
                 f"This queue's window is {state.window}; send that window, or delete the queue to start another.",

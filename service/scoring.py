@@ -9,8 +9,8 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, aclosing, contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Literal, TypeVar
 
@@ -22,6 +22,7 @@ from service.judgment import Ask, conversation_key, prepare_one, response_flags,
 from service.ranking.board import Goal, Pair, Plan, RankTask
 from service.ranking.plans import AUTO_ALL_PAIRS_MAX, PLANS, Method
 from service.score_health import Sample, pair_samples, single_sample
+from service.spans import NO_TRACING, Tracing
 from service.streaming import RationaleText, stream_judgment
 from service.types import (
     Comparison,
@@ -48,9 +49,19 @@ class Trace:
     queue_s: float = 0.0
     tokenize_s: float = 0.0
     engine_s: float = 0.0
+    aggregate_s: float = 0.0
+    tracing: Tracing = NO_TRACING
     judged: list[Sample] = field(default_factory=list)
     written: list[Rationale] = field(default_factory=list)
     votes_skipped: int = 0
+
+    @contextmanager
+    def aggregating(self) -> Iterator[None]:
+        """Around what is made of many verdicts together."""
+        started = time.perf_counter()
+        with self.tracing.stage("aggregate"):
+            yield
+        self.aggregate_s += time.perf_counter() - started
 
     def saw(self, comparisons: Sequence[Comparison], outcomes: Sequence[Verdict | ServiceError]) -> None:
         """Note what the judge did with these pairs, and what it wrote, verdict or not."""
@@ -95,6 +106,10 @@ class Scorer:
     def __init__(self, judges: Sequence[Judge]) -> None:
         self.judges: Mapping[str, Judge] = {judge.name: judge for judge in judges}
 
+    def exchange(self, judges: Sequence[Judge]) -> None:
+        """Other judges from now on; what runs goes on with the one it has."""
+        self.judges = {judge.name: judge for judge in judges}
+
     def judge(self, name: str | None, *, writes_rationale: bool = False, pairwise: bool = False) -> Judge:
         """The judge a route asked for, or the first configured one it can use.
 
@@ -131,15 +146,19 @@ class Scorer:
         places: list[int] = []
         asked: list[asyncio.Task[Completion]] = []
         started = time.perf_counter()
-        mine = Trace()  # other groups of the request write to `trace` meanwhile
+        mine = Trace(tracing=trace.tracing)  # other groups of the request write to `trace` meanwhile
         try:
-            for chunk in chunks_of(comparisons):
-                prepared = await self._prepare(judge, [comparisons[i] for i in chunk], ask, mine)
-                running += await launch(judge, prepared, asked)
-                places += chunk
-            found = dict(zip(places, await asyncio.gather(*running, return_exceptions=True), strict=True))
-            outcomes = [_isolated(found[i]) for i in range(len(comparisons))]
-            trace.saw(comparisons, outcomes)
+            with ExitStack() as stages:
+                for chunk in chunks_of(comparisons):
+                    prepared = await self._prepare(judge, [comparisons[i] for i in chunk], ask, mine)
+                    if not running:  # later chunks are tokenized while the engine works
+                        stages.enter_context(trace.tracing.stage("engine", comparisons=len(comparisons)))
+                    running += await launch(judge, prepared, asked)
+                    places += chunk
+                found = dict(zip(places, await asyncio.gather(*running, return_exceptions=True), strict=True))
+            with trace.aggregating():
+                outcomes = [_isolated(found[i]) for i in range(len(comparisons))]
+                trace.saw(comparisons, outcomes)
             return outcomes
         finally:
             for task in (*running, *asked):
@@ -180,7 +199,11 @@ class Scorer:
         """Raw rewards of a scalar judge."""
         if not judge.is_scalar:
             raise InvalidInput(f"Judge {judge.name} compares two responses; send a reference or a group for each item.")
-        scores = await asyncio.gather(*(self._score_one(judge, *item, salt) for item in items), return_exceptions=True)
+        started = time.perf_counter()
+        with trace.tracing.stage("engine", responses=len(items)):
+            jobs = [self._score_one(judge, *item, salt) for item in items]
+            scores = await asyncio.gather(*jobs, return_exceptions=True)
+        trace.engine_s += time.perf_counter() - started
         trace.judged += [
             single_sample(response.text, score.score)
             for (_, response), score in zip(items, scores, strict=True)
@@ -218,7 +241,8 @@ class Scorer:
 
     async def _prepare(self, judge: Judge, comparisons: Sequence[Comparison], ask: Ask, trace: Trace) -> Chunk:
         started = time.perf_counter()
-        prepared = await asyncio.to_thread(ready, judge, comparisons, ask)
+        with trace.tracing.stage("tokenize", comparisons=len(comparisons)):
+            prepared = await asyncio.to_thread(ready, judge, comparisons, ask)
         trace.tokenize_s += time.perf_counter() - started
         return prepared
 
@@ -234,12 +258,14 @@ class Scorer:
         """Drive a ranking plan to its end, judging each batch of pairs it asks for."""
         plan = PLANS[options.method](options.task(len(responses)))
         judged: dict[Pair, Verdict] = {}
-        step = await _advance(plan, None, len(responses))
+        with trace.aggregating():
+            step = await _advance(plan, None, len(responses))
         while not isinstance(step, Ranking):
             comparisons = [Comparison(prompt, responses[i], responses[j]) for i, j in step]
             verdicts = _all_or_raise(await self.compare(judge, comparisons, salt=salt, trace=trace))
             judged.update(zip(step, verdicts, strict=True))
-            step = await _advance(plan, [verdict.p_first for verdict in verdicts], len(responses))
+            with trace.aggregating():
+                step = await _advance(plan, [verdict.p_first for verdict in verdicts], len(responses))
         share = sum(v.consistent for v in judged.values()) / len(judged) if judged else None
         return replace(step, consistency=share), judged
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from tomllib import TOMLDecodeError
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
@@ -25,6 +25,8 @@ from pydantic_settings import (
 )
 
 from service.errors import StartupError
+from service.sections import CacheSettings, LogSettings, ScoreHealthSettings, TracingSettings, WeightSettings
+from service.sections import Section as _Section
 from service.types import OnBudget, Scope
 
 PREFIX = "GRAM_"
@@ -45,10 +47,6 @@ def state_dir() -> Path:
     """Where a user's programs keep state (XDG base directories)."""
     base = os.environ.get("XDG_STATE_HOME")
     return (Path(base) if base else Path.home() / ".local" / "state") / "gram-service"
-
-
-class _Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, protected_namespaces=())
 
 
 class ServerSettings(_Section):
@@ -86,23 +84,6 @@ class LimitSettings(_Section):
     max_deadline_ms: int = Field(600_000, ge=1, le=3_600_000)
     stall_s: float = Field(30.0, gt=0)
     fatal_stall_s: float = Field(120.0, gt=0)
-
-
-class ScoreHealthSettings(_Section):
-    """What is remembered of recent judgments: ``window`` for each of ``max_queues`` queues and judges, of which the
-    ``metric_queues`` most recently used are among the metrics, brought up to date every ``refresh_s`` seconds."""
-
-    window: int = Field(1000, ge=1, le=100_000)
-    max_queues: int = Field(100, ge=1, le=10_000)
-    metric_queues: int = Field(20, ge=1, le=1000)
-    refresh_s: float = Field(15.0, gt=0, le=3600)
-
-
-class CacheSettings(_Section):
-    """Answers kept for requests that come again, at most ``entries`` and ``bytes``; 0 in either turns sharing off."""
-
-    entries: int = Field(100_000, ge=0)
-    bytes: int = Field(64 * 1024 * 1024, ge=0)
 
 
 class KeySettings(_Section):
@@ -243,8 +224,10 @@ class VllmSettings(_CheckpointSettings):
     tensor_parallel_size: int = Field(1, ge=1)
     pipeline_parallel_size: int = Field(1, ge=1)
     data_parallel_size: int = Field(1, ge=1)
-    adapters: dict[str, str] = {}
-    extra: dict[str, Any] = {}
+    adapters: dict[str, str] = Field(default_factory=dict)
+    max_adapters: int = Field(0, ge=0, le=1024)
+    max_adapter_rank: int = Field(16, ge=1)
+    extra: dict[str, Any] = Field(default_factory=dict)
 
 
 class RemoteSettings(_CheckpointSettings):
@@ -267,7 +250,7 @@ class TransformersSettings(_CheckpointSettings):
     device: Literal["auto", "cpu", "cuda"] = "auto"
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     max_model_len: int | None = Field(None, ge=64)
-    adapters: dict[str, str] = {}
+    adapters: dict[str, str] = Field(default_factory=dict)
     reuse_prefixes: bool = False
 
 
@@ -328,6 +311,9 @@ class Settings(BaseSettings):
     score_health: ScoreHealthSettings = ScoreHealthSettings()
     cache: CacheSettings = CacheSettings()
     auth: AuthSettings = AuthSettings()
+    weights: WeightSettings = WeightSettings()
+    tracing: TracingSettings = TracingSettings()
+    log: LogSettings = LogSettings()
 
     @model_validator(mode="before")
     @classmethod

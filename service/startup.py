@@ -19,8 +19,9 @@ from service.engines.base import Engine, Repetition, prompt_limit
 from service.engines.deduplicated import Answers, DeduplicatedEngine, Outcome
 from service.errors import ServiceError, StartupError
 from service.judge import Judge
-from service.judging.base import Family, template_hash
+from service.judging.base import Family, read_labels, read_scalar, template_hash
 from service.judging.registry import get_family
+from service.judgment import TextMemo, conversation_key, label_request, prepare, prepare_one, scalar_request
 from service.manifest import JudgeEntry, Manifest, SelfTest
 from service.metrics import Metrics
 from service.remote_code import refuse_remote_code
@@ -34,6 +35,7 @@ from service.settings import (
     Settings,
     VllmSettings,
 )
+from service.spans import NO_TRACING, Tracing
 from service.stores.base import RewardStore
 from service.stores.cohorts_base import CohortLimits, CohortStore
 from service.stores.cohorts_memory import MemoryCohorts
@@ -72,13 +74,13 @@ def load_manifest(settings: Settings) -> Manifest | None:
 
     Raises `StartupError` for a checkpoint that would run code of its own and is not trusted to.
     """
-    if isinstance(settings.engine, FakeSettings):
-        return None
     model = Path(settings.engine.model)
     if model.is_dir():
-        if not settings.engine.trust_remote_code:
+        if not (isinstance(settings.engine, FakeSettings) or settings.engine.trust_remote_code):
             refuse_remote_code(model)
         return Manifest.load(model)
+    if isinstance(settings.engine, FakeSettings):
+        return None
     if model.is_absolute() or settings.engine.model.startswith((".", "~")) or model.exists():
         raise StartupError(f"There is no model directory {model}; correct engine.model or --model.")
     return None
@@ -98,7 +100,7 @@ def _plans(settings: Settings, manifest: Manifest | None) -> list[JudgePlan]:
     if settings.judges:
         return [_from_settings(settings, number, entries) for number in range(len(settings.judges))]
     if entries:
-        return [_from_manifest(entry) for entry in entries]
+        return [plan_of(entry) for entry in entries]
     if isinstance(settings.engine, FakeSettings):
         return [_plain(name, get_family(name)) for name in ("gram", "gram_r2")]
     raise StartupError(
@@ -132,7 +134,8 @@ def _from_settings(settings: Settings, number: int, entries: Sequence[JudgeEntry
     )
 
 
-def _from_manifest(entry: JudgeEntry) -> JudgePlan:
+def plan_of(entry: JudgeEntry) -> JudgePlan:
+    """The plan of a manifest's judge. Raises `StartupError` for labels that do not fit its family."""
     family = get_family(entry.family, entry.template)
     if (family.reads == "scalar") != (not entry.labels):
         raise StartupError(f"Judge {entry.name} of judge.json has labels that do not fit its family; correct them.")
@@ -191,6 +194,8 @@ def engine_fields(settings: Settings, plans: Sequence[JudgePlan], manifest: Mani
     fields = wanted.model_dump(exclude={"type"}, exclude_none=True)
     if isinstance(wanted, FakeSettings):
         return fields
+    if isinstance(wanted, VllmSettings):
+        fields["traces_endpoint"], fields["json_logs"] = settings.tracing.endpoint, settings.log.format == "json"
     scalar = {plan.family.reads == "scalar" for plan in plans}
     if len(scalar) > 1:
         raise StartupError("One engine runs scalar judges or pairwise ones, not both; start a service for each.")
@@ -205,7 +210,7 @@ def engine_fields(settings: Settings, plans: Sequence[JudgePlan], manifest: Mani
         if wanted.api_key is not None:
             fields["api_key"] = wanted.api_key.get_secret_value()
     else:
-        fields["adapters"] = _adapters(wanted.model, manifest) | wanted.adapters
+        fields["adapters"] = manifest_adapters(wanted.model, manifest) | wanted.adapters
     return fields
 
 
@@ -220,6 +225,18 @@ def pick_store(settings: Settings) -> RewardStore:
     from service.stores.sqlite import SqliteStore
 
     return SqliteStore(settings.store.path)
+
+
+def pick_tracing(settings: Settings) -> Tracing:
+    """Where spans go; nowhere without an address. Raises `StartupError` where OpenTelemetry is not installed."""
+    wanted = settings.tracing
+    if wanted.endpoint is None:
+        return NO_TRACING
+    try:
+        from service.tracing import tracing_to
+    except ModuleNotFoundError as error:
+        raise StartupError("Traces need OpenTelemetry; install it: pip install 'gram-serve[otel]'.") from error
+    return tracing_to(wanted.endpoint, wanted.service_name, wanted.sample_ratio)
 
 
 def open_commit_log(settings: Settings) -> CommitLog | None:
@@ -276,7 +293,7 @@ def _link_options(wanted: RedisStoreSettings) -> LinkOptions:
     return LinkOptions(wanted.connect_timeout_s, wanted.timeout_s, wanted.max_connections)
 
 
-def _adapters(model: str, manifest: Manifest | None) -> dict[str, str]:
+def manifest_adapters(model: str, manifest: Manifest | None) -> dict[str, str]:
     """Adapters that come with the checkpoint, by the name of their judge."""
     entries = manifest.judges if manifest else ()
     return {entry.name: str(Path(model) / entry.adapter) for entry in entries if entry.adapter}
@@ -294,10 +311,15 @@ async def load_tokenizer(settings: Settings) -> ChatTokenizer:
 
 async def build_judges(plans: Sequence[JudgePlan], engine: Engine, tokenizer: ChatTokenizer) -> list[Judge]:
     """Judges on a started engine, each with its tokens resolved and the tokenizer tested in its prompt's shape."""
-    judges = [_judge(plan, engine, tokenizer) for plan in plans]
+    judges = [make_judge(plan, engine, tokenizer) for plan in plans]
+    await check_tokenizer(plans, tokenizer)
+    return judges
+
+
+async def check_tokenizer(plans: Sequence[JudgePlan], tokenizer: ChatTokenizer) -> None:
+    """Raises `StartupError` where the tokenizer cannot keep texts and control tokens apart."""
     for shape in {_shape(plan.family): None for plan in plans}:
         await asyncio.to_thread(tokenizer.self_test, SELF_TEST_SAMPLES, shape)
-    return judges
 
 
 def _shape(family: Family) -> Rendered:
@@ -306,8 +328,11 @@ def _shape(family: Family) -> Rendered:
     return family.render(SAMPLE)
 
 
-def _judge(plan: JudgePlan, engine: Engine, tokenizer: ChatTokenizer) -> Judge:
+def make_judge(plan: JudgePlan, engine: Engine, tokenizer: ChatTokenizer) -> Judge:
+    """The plan's judge on a started engine. Raises `StartupError` for limits without room, and adapters it lacks."""
     info, family = engine.info, plan.family
+    if plan.adapter is not None and plan.adapter not in info.adapter_versions:
+        raise StartupError(f"Judge {plan.name} is the adapter {plan.adapter}; name its folder in engine.adapters.")
     label_ids: tuple[int, ...] = ()
     rationale_tokens = 0
     if family.reads != "scalar":
@@ -322,13 +347,12 @@ def _judge(plan: JudgePlan, engine: Engine, tokenizer: ChatTokenizer) -> Judge:
             f"Judge {plan.name} leaves {prompt_tokens} of {info.max_model_len} tokens for prompts; "
             "lower its max_rationale_tokens or raise engine.max_model_len."
         )
-    weights = info.weight_version if plan.adapter is None else f"{info.weight_version}+{plan.adapter}"
     return Judge(
         name=plan.name,
         family=family,
         engine=engine,
         tokenizer=tokenizer,
-        version=JudgeVersion(plan.name, weights, template_hash(family, tokenizer.chat_template)),
+        version=JudgeVersion(plan.name, info.version_of(plan.adapter), template_hash(family, tokenizer.chat_template)),
         label_ids=label_ids,
         max_prompt_tokens=prompt_tokens,
         max_rationale_tokens=rationale_tokens,
@@ -337,6 +361,18 @@ def _judge(plan: JudgePlan, engine: Engine, tokenizer: ChatTokenizer) -> Judge:
         on_budget=plan.on_budget,
         repetition=Repetition(plan.stop_repetition) if plan.stop_repetition else None,
     )
+
+
+async def probe(judge: Judge) -> None:
+    """One read of the judge's model. Raises `ServiceError` where it gives no finite number."""
+    if judge.is_scalar:
+        ids = prepare_one(judge, SAMPLE.prompt, SAMPLE.first)
+        completion = await judge.engine.complete(scalar_request(judge, ids, None, conversation_key(SAMPLE.prompt)))
+        read_scalar(completion.score)
+    else:
+        prepared = prepare(judge, SAMPLE, TextMemo())
+        completion = await judge.engine.complete(label_request(judge, prepared.prompts[0], None, prepared.affinity))
+        read_labels(completion.label_logprobs)
 
 
 async def self_test(scorer: Scorer, plans: Sequence[JudgePlan]) -> None:

@@ -136,6 +136,7 @@ _BY_CODE: dict[str, type[ScoringError]] = {
     "draining": Overloaded,
     "engine_dead": Overloaded,
     "store_unavailable": Overloaded,
+    "weights_changed": Overloaded,
     "internal": ServerFault,
     "control_token_violation": ServerFault,
 }

@@ -6,11 +6,12 @@ import hashlib
 import time
 from collections.abc import AsyncIterator, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
-from service.errors import InvalidInput, NotFound, StartupError, TokenLimitExceeded
+from service.errors import InvalidInput, NotApplied, NotFound, StartupError, TokenLimitExceeded
 from service.types import Completion, FinishReason
 
 Task = Literal["label", "generate", "scalar", "likelihood"]
@@ -32,6 +33,10 @@ SEEDS = 2**63
 
 # Why vLLM ended a text, where that makes a completion; its other reasons (abort, error) mean a cut answer.
 FINISHED: Mapping[str | None, FinishReason] = {"stop": "stop", "length": "length", "repetition": "repetition"}
+
+TRACE_HEADERS: ContextVar[Mapping[str, str] | None] = ContextVar("TRACE_HEADERS", default=None)
+"""W3C trace headers of the span that the work of this task is part of (`service.tracing` sets them), for engines that
+trace too. A context variable because requests of equal content are one request, whoever asks (`EngineRequest`)."""
 
 # Weight files are sampled, not read: this many pieces of this many bytes tell checkpoints apart in milliseconds.
 _PIECES, _PIECE_BYTES = 16, 65536
@@ -188,6 +193,57 @@ class Engine(Protocol):
     async def close(self) -> None:
         """Free the model. In-flight requests end with an error. May be called twice."""
         ...
+
+
+@runtime_checkable
+class Reloadable(Protocol):
+    """An engine whose weights can be changed while it runs. Nothing is inside while it does (`service.exchange`)."""
+
+    async def reload(self, model: str | None, version: str | None) -> None:
+        """Serve this checkpoint (None: the one there is, under another name) from now on: a directory, or what was
+        served before.
+
+        ``version`` None: named after its content. Raises `NotApplied` for a checkpoint that cannot take the present
+        one's place, which then is still served; after any other error the weights are in no known state.
+        """
+        ...
+
+
+@runtime_checkable
+class Repeatable(Protocol):
+    """An engine that can be built once more as it is now, with whatever was changed since its start."""
+
+    def another(self) -> Engine:
+        """One like this, not started."""
+        ...
+
+
+@runtime_checkable
+class Adaptable(Protocol):
+    """An engine that takes and drops LoRA adapters while it runs."""
+
+    async def add_adapter(self, name: str, path: str) -> None:
+        """Serve requests for ``name`` with the adapter in this directory. Raises `NotApplied`."""
+        ...
+
+    async def remove_adapter(self, name: str) -> None:
+        """Forget it; nobody asks for it any more."""
+        ...
+
+
+def reloadable(engine: Engine) -> Reloadable:
+    """The engine, if its weights can be changed. Raises `NotApplied`."""
+    if not isinstance(engine, Reloadable):
+        raise NotApplied(f"The {engine.info.engine} engine keeps its weights; start a service with the new ones.")
+    return engine
+
+
+def adaptable(engine: Engine) -> Adaptable:
+    """The engine, if it takes adapters. Raises `NotApplied`."""
+    if not isinstance(engine, Adaptable):
+        kind = engine.info.engine
+        raise NotApplied(f"The {kind} engine takes no adapters while it runs; name them in its configuration.")
+    return engine
 
 
 def prompt_limit(task: Task, max_model_len: int) -> int:

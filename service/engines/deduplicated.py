@@ -22,7 +22,7 @@ from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from service.engines.base import Engine, EngineInfo, EngineRequest, Progress, TextDelta
+from service.engines.base import Engine, EngineInfo, EngineRequest, Progress, TextDelta, adaptable, reloadable
 from service.types import Completion
 
 Outcome = Literal["hit", "joined", "miss"]
@@ -56,6 +56,20 @@ class DeduplicatedEngine:
 
     async def close(self) -> None:
         await self.engine.close()
+        self.clear()
+
+    async def reload(self, model: str | None, version: str | None) -> None:
+        """The engine's own; nothing that was computed before is answered after."""
+        try:
+            await reloadable(self.engine).reload(model, version)
+        finally:
+            self.clear()
+
+    async def add_adapter(self, name: str, path: str) -> None:
+        await adaptable(self.engine).add_adapter(name, path)
+
+    async def remove_adapter(self, name: str) -> None:
+        await adaptable(self.engine).remove_adapter(name)
         self.clear()
 
     def clear(self) -> None:

@@ -13,7 +13,7 @@ import re
 from collections import Counter, OrderedDict
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from service.engines.base import (
@@ -25,6 +25,7 @@ from service.engines.base import (
     Task,
     TextDelta,
     check_request,
+    fingerprint_weights,
     goes_round,
     room_for,
 )
@@ -112,6 +113,7 @@ class FakeEngine:
         self._sampled: Counter[tuple[int, ...]] = Counter()
         self._started = False
         self._dead = asyncio.Event()
+        self._first, self._weights = self.options.weight_version, ""
 
     @property
     def info(self) -> EngineInfo:
@@ -139,6 +141,24 @@ class FakeEngine:
 
     async def close(self) -> None:
         self._dead.set()
+
+    async def reload(self, model: str | None, version: str | None) -> None:
+        """Another name, and other answers."""
+        model = model or self.options.model
+        self.options = replace(self.options, model=model, weight_version=version or fingerprint_weights(model))
+        self._cache = _PrefixCache(self.options.cache_blocks)
+        self._weights = "" if self.options.weight_version == self._first else self.options.weight_version
+
+    def another(self) -> FakeEngine:
+        return FakeEngine(self.options)
+
+    async def add_adapter(self, name: str, path: str) -> None:
+        adapters = dict(self.options.adapters) | {name: fingerprint_weights(path)}
+        self.options = replace(self.options, adapters=adapters)
+
+    async def remove_adapter(self, name: str) -> None:
+        left = {other: version for other, version in self.options.adapters.items() if other != name}
+        self.options = replace(self.options, adapters=left)
 
     async def complete(self, request: EngineRequest) -> Completion:
         with self._meter.request():
@@ -194,7 +214,7 @@ class FakeEngine:
         if request.task == "label":
             return Completion("length", tokens, cached, label_logprobs=self._label_logprobs(request, fault))
         if request.task == "scalar":
-            score = self.options.score(request) if self.options.score else 6.0 * _uniform(request, "score") - 3.0
+            score = self.options.score(request) if self.options.score else 6.0 * self._draw(request, "score") - 3.0
             return Completion("stop", tokens, cached, score=math.nan if fault == "nan" else score)
         if request.task == "likelihood":
             total = math.nan if fault == "nan" else math.fsum(_token_logprobs(request)[request.scored_from - 1 :])
@@ -207,10 +227,13 @@ class FakeEngine:
         if fault == "nan":
             return (math.nan,) * len(request.label_ids)
         hook = self.options.label_logits
-        logits = hook(request) if hook else [4.0 * _uniform(request, f"label {i}") - 2.0 for i in request.label_ids]
-        log_mass = math.log(0.91 + 0.08 * _uniform(request, "mass"))
+        logits = hook(request) if hook else [4.0 * self._draw(request, f"label {i}") - 2.0 for i in request.label_ids]
+        log_mass = math.log(0.91 + 0.08 * self._draw(request, "mass"))
         log_norm = math.log(math.fsum(math.exp(x) for x in logits))
         return tuple(x - log_norm + log_mass for x in logits)
+
+    def _draw(self, request: EngineRequest, purpose: str) -> float:
+        return _uniform(request, self._weights + purpose)
 
     def _generation(self, request: EngineRequest, cached: int) -> Completion:
         text = self.options.script(request) if self.options.script else self._default_text(request)
@@ -229,7 +252,7 @@ class FakeEngine:
         elif request.temperature > 0:
             nth = self._sampled[request.prompt_ids]
             self._sampled[request.prompt_ids] += 1
-        verdict = "A" if _uniform(request, f"verdict {nth}") < 0.5 else "B"
+        verdict = "A" if self._draw(request, f"verdict {nth}") < 0.5 else "B"
         return (GRAM_R2_ANSWER if self.options.answer == "gram_r2" else RM_R1_ANSWER).format(verdict=verdict)
 
 

@@ -23,6 +23,7 @@ from service.engines.affinity import Router
 from service.engines.base import (
     NO_SCORING,
     TASKS_OF,
+    TRACE_HEADERS,
     EngineInfo,
     EngineRequest,
     Progress,
@@ -33,7 +34,16 @@ from service.engines.base import (
     room_for,
 )
 from service.engines.remote_wire import ABORTED, read_answer, read_scalar
-from service.errors import EngineDead, InvalidInput, JudgmentFailed, NotFound, Overloaded, ServiceError, StartupError
+from service.errors import (
+    EngineDead,
+    InvalidInput,
+    JudgmentFailed,
+    NotApplied,
+    NotFound,
+    Overloaded,
+    ServiceError,
+    StartupError,
+)
 from service.types import Completion
 
 T = TypeVar("T")
@@ -155,6 +165,16 @@ class RemoteEngine:
         names = {name: name for name in served.adapters}
         return EngineInfo("remote", o.model or served.model, served.max_model_len, version, "remote", names)
 
+    async def reload(self, model: str | None, version: str | None) -> None:
+        """The servers hold the weights, and hold the new ones already: here only their name changes."""
+        if version is None or self._served is None:
+            raise NotApplied("The servers hold the weights: change them there, then send the version they have now.")
+        self.options = replace(self.options, model=model or self.options.model, weight_version=version)
+        self._info = self._describe(self._served)
+
+    def another(self) -> RemoteEngine:
+        return RemoteEngine(self.options)
+
     async def _look_at(self, replica: _Replica) -> None:
         """Is it healthy? A server that comes (back) must serve what the others serve."""
         try:
@@ -275,7 +295,7 @@ class RemoteEngine:
     async def _post(self, replica: _Replica, request: EngineRequest) -> dict[str, Any]:
         path, body = self._body(request)
         async with self._watching(replica):
-            response = await replica.client.post(path, json=body)
+            response = await replica.client.post(path, json=body, headers=TRACE_HEADERS.get())
             await self._raise_for_status(replica, response)
             return cast(dict[str, Any], response.json())
 
@@ -283,7 +303,8 @@ class RemoteEngine:
         """The server-sent events with text in them, and the counts at the end merged into the last one."""
         path, body = self._body(request)
         body |= {"stream": True, "stream_options": {"include_usage": True, "continuous_usage_stats": True}}
-        async with self._watching(replica), replica.client.stream("POST", path, json=body) as response:
+        headers = TRACE_HEADERS.get()
+        async with self._watching(replica), replica.client.stream("POST", path, json=body, headers=headers) as response:
             await self._raise_for_status(replica, response)
             async for line in response.aiter_lines():
                 if not line.startswith("data: {"):

@@ -13,7 +13,7 @@ import threading
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from concurrent.futures import Future
 from copy import deepcopy
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import torch
@@ -40,8 +40,8 @@ from service.engines.base import (
     room_for,
 )
 from service.engines.transformers_prefixes import PrefixReader
-from service.engines.transformers_rows import enable, step
-from service.errors import EngineDead, JudgmentFailed, StartupError
+from service.engines.transformers_rows import enable, end_ids, step
+from service.errors import EngineDead, JudgmentFailed, NotApplied, StartupError
 from service.types import Completion, FinishReason
 
 DEAD = "The engine is not running; restart the service."
@@ -149,11 +149,11 @@ class TransformersEngine:
             model.disable_adapters()
         if o.rows > 1:
             enable(model)
-        self._model = model.to(device).eval()
+        tokenizer = AutoTokenizer.from_pretrained(o.model, trust_remote_code=o.trust_remote_code)
+        self._model, self._tokenizer = model.to(device).eval(), tokenizer
         if o.reuse_prefixes:
             self._prefixes = PrefixReader(self._model)
-        self._tokenizer = AutoTokenizer.from_pretrained(o.model, trust_remote_code=o.trust_remote_code)
-        self._eos = _end_ids(model, self._tokenizer)
+        self._eos = end_ids(model, tokenizer)
         return EngineInfo(
             engine="transformers",
             model=o.model,
@@ -162,6 +162,21 @@ class TransformersEngine:
             dtype=o.dtype,
             adapter_versions={name: fingerprint_weights(adapter) for name, adapter in o.adapters.items()},
         )
+
+    async def reload(self, model: str | None, version: str | None) -> None:
+        """Load the new model beside the old one, then switch: there is memory for both, or nothing is changed."""
+        before = self.options
+        self.options = replace(before, model=model or before.model, weight_version=version)
+        try:
+            self._info = await asyncio.to_thread(self._load)
+        except Exception as error:
+            self.options = before
+            name = (model or before.model).rpartition("/")[2]
+            raise NotApplied(f"transformers cannot load the checkpoint {name}; the present one stays.") from error
+        self._adapter = self._latest = None
+
+    def another(self) -> TransformersEngine:
+        return TransformersEngine(self.options)
 
     async def check(self) -> None:
         if self._closed or self._info is None:
@@ -381,11 +396,3 @@ def _choose(logits: Any, request: EngineRequest, draw: Any) -> int:
         warpers.append(TopPLogitsWarper(request.top_p))
     probabilities = torch.softmax(warpers(torch.empty(0), logits[None])[0], dim=-1)
     return int(torch.multinomial(probabilities, 1, generator=draw))
-
-
-def _end_ids(model: Any, tokenizer: Any) -> frozenset[int]:
-    """Every id that ends a text: the tokenizer's, and those of the generation config where there is one."""
-    config = getattr(model, "generation_config", None)
-    configured = getattr(config, "eos_token_id", None) or []
-    ids = [configured] if isinstance(configured, int) else list(configured)
-    return frozenset(i for i in [*ids, tokenizer.eos_token_id] if i is not None)

@@ -80,3 +80,11 @@ def step(model: Any, tokens: Sequence[int], positions: Sequence[int], caches: Se
         logits_to_keep=1,
     )
     return result.logits[: len(tokens), -1].float()
+
+
+def end_ids(model: Any, tokenizer: Any) -> frozenset[int]:
+    """Every id that ends a text: the tokenizer's, and those of the generation config where there is one."""
+    config = getattr(model, "generation_config", None)
+    configured = getattr(config, "eos_token_id", None) or []
+    ids = [configured] if isinstance(configured, int) else list(configured)
+    return frozenset(i for i in [*ids, tokenizer.eos_token_id] if i is not None)

@@ -12,19 +12,17 @@ from __future__ import annotations
 import asyncio
 import gc
 import itertools
-import json
 import math
 import os
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping
 from contextlib import aclosing, contextmanager, suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal, TypeVar, get_args
+from typing import Any, TypeVar
 
 import psutil
 from prometheus_client import CollectorRegistry
 from vllm import SamplingParams
-from vllm.config.lora import MaxLoRARanks
 from vllm.engine.arg_utils import AsyncEngineArgs
 from vllm.exceptions import GracefulHTTPError, VLLMClientError, VLLMError
 from vllm.inputs import TokensInput, tokens_input
@@ -39,6 +37,7 @@ from service.engines.base import (
     FINISHED,
     NO_SCORING,
     TASKS_OF,
+    TRACE_HEADERS,
     EngineInfo,
     EngineRequest,
     Progress,
@@ -48,10 +47,12 @@ from service.engines.base import (
     fingerprint_weights,
     require_model,
 )
-from service.engines.cpu import choose_cpu_plan, environment, read_cpu
+from service.engines.checkpoints import Checkpoint
 from service.engines.vllm_metrics import EngineMetrics
+from service.engines.vllm_options import VllmOptions as VllmOptions
+from service.engines.vllm_options import engine_arguments, rank_of, require_device
 from service.engines.vllm_sampling import SCALAR_PARAMS, generation_params, params_of
-from service.errors import EngineDead, InvalidInput, JudgmentFailed, Overloaded, ServiceError, StartupError
+from service.errors import EngineDead, InvalidInput, JudgmentFailed, NotApplied, Overloaded, ServiceError, StartupError
 from service.types import Completion
 
 Output = TypeVar("Output")
@@ -59,99 +60,8 @@ Output = TypeVar("Output")
 DEAD = "The engine is not running; restart the service."
 ABORTED = "The engine stopped this request before it was done; try it again."
 
-# Larger blocks share less: with blocks of 128 a common prefix of 223 tokens gave 127 cached ones.
-CPU_BLOCK_SIZE = 32
-CPU_KV_CACHE_BYTES = 512 * 2**20
 # At close nothing is left to finish; a process that does not end by then is killed.
 CLOSE_S = 10.0
-
-
-@dataclass(frozen=True, slots=True)
-class VllmOptions:
-    """How to run a model. None means the measured default for the device.
-
-    ``model`` is a directory or a hub id; ``adapters`` maps adapter names to LoRA directories. ``runner`` "pooling"
-    serves a sequence-classification head (scalar judges). ``chunked_prefill`` off never splits a prompt over steps, so
-    that a CPU engine takes seeds; then a step must hold the longest prompt. ``extra`` goes to vLLM's engine arguments
-    as it is.
-    """
-
-    model: str
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    max_model_len: int | None = None
-    max_num_seqs: int = 256
-    max_num_batched_tokens: int | None = None
-    block_size: int | None = None
-    kv_cache_bytes: int | None = None
-    enforce_eager: bool | None = None
-    tensor_parallel_size: int = 1
-    pipeline_parallel_size: int = 1
-    data_parallel_size: int = 1
-    adapters: Mapping[str, str] = field(default_factory=dict)
-    runner: Literal["generate", "pooling"] = "generate"
-    shutdown_timeout_s: int = 30
-    chunked_prefill: bool = True
-    weight_version: str | None = None
-    trust_remote_code: bool = False
-    extra: Mapping[str, Any] = field(default_factory=dict)
-
-
-def engine_arguments(options: VllmOptions) -> dict[str, Any]:
-    """The keyword arguments for vLLM's `EngineArgs`. On CPU also sets vLLM's environment variables."""
-    arguments: dict[str, Any] = {
-        "model": options.model,
-        "runner": options.runner,
-        "dtype": options.dtype,
-        "load_format": "safetensors",
-        "trust_remote_code": options.trust_remote_code,
-        "max_model_len": options.max_model_len,
-        "max_num_seqs": options.max_num_seqs,
-        "max_num_batched_tokens": options.max_num_batched_tokens or 8192,
-        "block_size": options.block_size,
-        "kv_cache_memory_bytes": options.kv_cache_bytes,
-        "enforce_eager": bool(options.enforce_eager),
-        "enable_prefix_caching": True,
-        "tensor_parallel_size": options.tensor_parallel_size,
-        "pipeline_parallel_size": options.pipeline_parallel_size,
-        "data_parallel_size": options.data_parallel_size,
-        "shutdown_timeout": options.shutdown_timeout_s,
-    }
-    if current_platform.is_cpu():
-        arguments |= _cpu_arguments(options)
-    if options.adapters:
-        arguments |= _adapter_arguments(options.adapters)
-    if not options.chunked_prefill:
-        arguments["enable_chunked_prefill"] = False
-    return arguments | dict(options.extra)
-
-
-def _cpu_arguments(options: VllmOptions) -> dict[str, Any]:
-    ranks = options.tensor_parallel_size * options.pipeline_parallel_size * options.data_parallel_size
-    plan = choose_cpu_plan(*read_cpu(), options.dtype, ranks)
-    eager = options.enforce_eager is not False
-    os.environ.update(environment(plan, eager))
-    return {
-        "dtype": plan.dtype,
-        "max_num_batched_tokens": options.max_num_batched_tokens or 4096,
-        "block_size": options.block_size or CPU_BLOCK_SIZE,
-        "kv_cache_memory_bytes": options.kv_cache_bytes or CPU_KV_CACHE_BYTES,
-        "enforce_eager": eager,
-        "worker_extension_cls": "service.engines.cpu_kernels.Extension" if eager else "",
-    }
-
-
-def _adapter_arguments(adapters: Mapping[str, str]) -> dict[str, Any]:
-    ranks = []
-    for name, path in adapters.items():
-        try:
-            ranks.append(int(json.loads((Path(path) / "adapter_config.json").read_text())["r"]))
-        except (OSError, ValueError, KeyError) as error:
-            raise StartupError(f"The adapter {name!r} has no readable adapter_config.json in {path}.") from error
-    fitting = [rank for rank in get_args(MaxLoRARanks) if rank >= max(ranks)]
-    if not fitting:
-        raise StartupError(f"An adapter has rank {max(ranks)}, above vLLM's limit; merge it into its base model.")
-    return {"enable_lora": True, "max_loras": len(adapters), "max_lora_rank": min(fitting)}
 
 
 class VllmEngine:
@@ -159,9 +69,13 @@ class VllmEngine:
 
     def __init__(self, options: VllmOptions, registry: CollectorRegistry | None = None) -> None:
         self.options = options
+        self._registry = registry
         self._metrics = EngineMetrics(registry) if registry is not None else None
         self._tasks = TASKS_OF[options.runner]
-        self._loras = {name: LoRARequest(name, i, path) for i, (name, path) in enumerate(options.adapters.items(), 1)}
+        self._lora_ids = itertools.count(1)
+        self._loras = {name: self._named(name, path) for name, path in options.adapters.items()}
+        self._places = len(self._loras) + options.max_adapters
+        self._checkpoint: Checkpoint | None = None
         self._llm: AsyncLLM | None = None
         self._info: EngineInfo | None = None
         self._workers: list[psutil.Process] = []
@@ -186,13 +100,14 @@ class VllmEngine:
         Freezes what the garbage collector sees: full collections over vLLM's objects stall requests by 100 ms and more.
         """
         require_model(self.options.model)
-        _require_device(self.options.device)
+        require_device(self.options.device)
         try:
             llm = await asyncio.to_thread(self._build)
             self._llm, self._workers = llm, _workers_of(llm)
             for lora in self._loras.values():
                 await llm.add_lora(lora)
             self._info = self._describe(llm)
+            self._checkpoint = await asyncio.to_thread(self._look_at, llm)
             await self._warm_up()
         except Exception as error:
             await self.close()
@@ -227,6 +142,72 @@ class VllmEngine:
         dtype = str(config.dtype).removeprefix("torch.")
         return EngineInfo("vllm", self.options.model, config.max_model_len, version, dtype, adapters)
 
+    def _look_at(self, llm: AsyncLLM) -> Checkpoint:
+        """What is served now, for comparison with what may take its place."""
+        model = self.options.model
+        return Checkpoint.read(model) if Path(model).is_dir() else Checkpoint(llm.model_config.hf_config.to_dict())
+
+    def _check_fits(self, directory: str) -> None:
+        """What is no directory is the hub id that was served before. Raises `NotApplied`."""
+        if Path(directory).is_dir():
+            assert self._checkpoint is not None
+            self._checkpoint.check_replaceable(directory)
+
+    async def reload(self, model: str | None, version: str | None) -> None:
+        """In place: vLLM pauses, copies the new weights over the old ones, forgets its caches and goes on."""
+        llm, directory = self._running(), model or self.options.model
+        await asyncio.to_thread(self._check_fits, directory)
+        with self._translated():
+            await llm.pause_generation(mode="wait", clear_cache=True)
+            try:
+                await llm.collective_rpc("reload_weights", kwargs={"weights_path": directory})
+                for lora in self._loras.values():  # vLLM drops them with the old weights
+                    await llm.add_lora(lora)
+            finally:
+                await llm.resume_generation()
+        named = await asyncio.to_thread(fingerprint_weights, directory) if version is None else version
+        self.options = replace(self.options, model=directory, weight_version=named)
+        self._info = replace(self.info, model=directory, weight_version=named)
+
+    def another(self) -> VllmEngine:
+        return VllmEngine(self.options, self._registry)
+
+    async def add_adapter(self, name: str, path: str) -> None:
+        """vLLM's name of an adapter is never used twice: its prefix cache tells adapters apart by name alone."""
+        llm, fresh = self._running(), self._named(name, path)
+        if name not in self._loras and len(self._loras) >= self._places:
+            raise NotApplied("The engine has no room for another adapter; remove one, or raise engine.max_adapters.")
+        try:
+            rank = rank_of(name, path)
+        except StartupError as error:
+            raise NotApplied(f"The adapter {name} has no readable adapter_config.json; write it again.") from error
+        if rank > llm.vllm_config.lora_config.max_lora_rank:
+            raise NotApplied(f"The adapter {name} has rank {rank}; raise engine.max_adapter_rank.")
+        try:
+            with self._translated():
+                await llm.add_lora(fresh)
+        except EngineDead:
+            raise
+        except Exception as error:
+            raise NotApplied(f"vLLM cannot load the adapter {name}; does it belong to this model?") from error
+        self._loras[name] = fresh
+        self._adapters_are(dict(self.options.adapters) | {name: path})
+
+    async def remove_adapter(self, name: str) -> None:
+        llm, lora = self._running(), self._loras.pop(name)
+        with self._translated():
+            await llm.remove_lora(lora.lora_int_id)
+        self._adapters_are({other: path for other, path in self.options.adapters.items() if other != name})
+
+    def _named(self, name: str, path: str) -> LoRARequest:
+        number = next(self._lora_ids)
+        return LoRARequest(f"{name}.{number}", number, path)
+
+    def _adapters_are(self, adapters: dict[str, str]) -> None:
+        self.options = replace(self.options, adapters=adapters)
+        versions = {name: fingerprint_weights(path) for name, path in adapters.items()}
+        self._info = replace(self.info, adapter_versions=versions)
+
     async def check(self) -> None:
         self._running()
 
@@ -241,7 +222,7 @@ class VllmEngine:
         check_request(request, self.info, self._tasks, self._loras)
         if request.is_seeded and self.options.chunked_prefill and current_platform.is_cpu():
             raise InvalidInput("A seeded request can kill this engine; start it with chunked_prefill off.")
-        if request.task == "likelihood" and self._loras:
+        if request.task == "likelihood" and (self._loras or self.options.max_adapters):
             raise InvalidInput(NO_SCORING)
         return llm
 
@@ -298,14 +279,25 @@ class VllmEngine:
             str(next(self._ids)),
             lora_request=self._lora(request),
             data_parallel_rank=rank,
+            trace_headers=self._trace_headers(),
         )
         return outputs
+
+    def _trace_headers(self) -> Mapping[str, str] | None:
+        """The span that vLLM's own span of this request belongs to."""
+        return TRACE_HEADERS.get() if self.options.traces_endpoint else None
 
     def _lora(self, request: EngineRequest) -> LoRARequest | None:
         return None if request.adapter is None else self._loras[request.adapter]
 
     async def _scalar(self, llm: AsyncLLM, request: EngineRequest) -> Completion:
-        outputs = llm.encode(_prompt(request), SCALAR_PARAMS, str(next(self._ids)), lora_request=self._lora(request))
+        outputs = llm.encode(
+            _prompt(request),
+            SCALAR_PARAMS,
+            str(next(self._ids)),
+            lora_request=self._lora(request),
+            trace_headers=self._trace_headers(),
+        )
         output = await _last(outputs)
         self._meter.moved()
         values = output.outputs.data.flatten().tolist()
@@ -368,11 +360,3 @@ async def _last(outputs: AsyncIterator[Output]) -> Output:
 
 def _prompt(request: EngineRequest) -> TokensInput:
     return tokens_input(list(request.prompt_ids), cache_salt=request.cache_salt)
-
-
-def _require_device(device: str) -> None:
-    """Raise `StartupError` for what vLLM would only report deep in its log."""
-    if device != "auto" and (device == "cpu") != current_platform.is_cpu():
-        raise StartupError(f"The installed vLLM cannot use device {device!r}; install its other extra.")
-    if current_platform.is_unspecified():
-        raise StartupError("The installed vLLM finds no usable device; install the CPU extra or check the GPU driver.")

@@ -19,11 +19,12 @@ from fastapi.security import HTTPBearer
 
 from service.admission import unless_gone
 from service.context import Call, Gate, Service
-from service.errors import DeadlineExceeded, InvalidInput, UnsupportedMediaType
+from service.errors import DeadlineExceeded, InvalidInput, UnsupportedMediaType, WeightsChanged
 from service.types import Scope
 
 DEADLINE_HEADER = "X-Deadline-Ms"
 REQUEST = "request_at_hand"
+BEGINNINGS = 3
 
 KEY_DESCRIPTION = "A key with the route's scope; or as the password of HTTP Basic, for callers that can set only a URL."
 
@@ -59,11 +60,22 @@ def guarded(scope: Scope | None, *, patient: bool = False) -> type[APIRoute]:
                         gate.admission.turn_away(call.principal.key_id, patient)
                     if request.method in ("POST", "PUT", "PATCH"):
                         await _read_body(request, gate.settings.server.body_timeout_s)
-                    return await unless_gone(_gone(request), inner(request))
+                    return await unless_gone(_gone(request), _on_present_weights(inner, request))
 
             return handle
 
     return GuardedRoute
+
+
+async def _on_present_weights(inner: Handler, request: Request) -> Response:
+    """The route's reply. Begun again when weights are changed between its choice of a judge and its judging, which
+    leaves nothing behind that counts: scores enter a queue only after they are judged."""
+    for _ in range(BEGINNINGS - 1):
+        try:
+            return await inner(request)
+        except WeightsChanged:
+            current_call(request).begin_again()
+    return await inner(request)
 
 
 def current_gate(request: Request) -> Gate:

@@ -116,14 +116,15 @@ async def _events(
             body.on_budget,
         )
         written = service.scorer.stream_rationales(judge, comparison, ask, trace=call.trace)
-        async with aclosing(written) as pieces:
-            async for piece in pieces:
-                if isinstance(piece, RationaleText):
-                    yield _event("text", {"order": piece.order, "vote": piece.vote, "text": piece.text})
-                else:
-                    call.trace.engine_s = time.perf_counter() - started
-                    call.saw_verdicts([piece])
-                    yield _event("verdict", rationale_reply(piece, judge.version).model_dump(mode="json"))
+        with call.trace.tracing.stage("engine"):
+            async with aclosing(written) as pieces:
+                async for piece in pieces:
+                    if isinstance(piece, RationaleText):
+                        yield _event("text", {"order": piece.order, "vote": piece.vote, "text": piece.text})
+                    else:
+                        call.trace.engine_s = time.perf_counter() - started
+                        call.saw_verdicts([piece])
+                        yield _event("verdict", rationale_reply(piece, judge.version).model_dump(mode="json"))
 
 
 def _shown(error: ServiceError) -> ServiceError:

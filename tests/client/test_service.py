@@ -43,7 +43,8 @@ from tests.support.serving import Api, listening, options, until
 ROOT = Path(__file__).resolve().parents[2]
 ASKED = ("p", "a", "b")
 NOT_OURS = {"/get_reward", "/remote_rm", "/classify", "/rerank", "/v1/rerank", "/v2/rerank", "/startupz"}
-"""Wire formats of particular trainers, and a probe that says what /readyz says."""
+NOT_OURS |= {"/admin/weights", "/admin/adapters", "/admin/adapters/{name}"}
+"""Wire formats of particular trainers, a probe that says what /readyz says, and what operators do from a shell."""
 
 both = pytest.mark.parametrize("kind", KINDS)
 

@@ -164,4 +164,5 @@ def test_settings_mirror_the_options_of_heavy_engines() -> None:
     from service.engines.vllm import VllmOptions
 
     check_agreement(TransformersSettings, TransformersOptions, {"runner", "rows"})
-    check_agreement(VllmSettings, VllmOptions, {"runner", "shutdown_timeout_s", "chunked_prefill"})
+    elsewhere = {"runner", "shutdown_timeout_s", "chunked_prefill", "traces_endpoint", "json_logs"}
+    check_agreement(VllmSettings, VllmOptions, elsewhere)

@@ -56,7 +56,7 @@ async def test_a_manifest_makes_its_judges() -> None:
     scorer = await judges_of((replace(GRAM, self_test=None), replace(TUNED, self_test=None), WRITER_QUIET))
     demo, tuned, writer = scorer.judges.values()
     assert (demo.max_prompt_tokens, demo.max_rationale_tokens, demo.adapter) == (1024, 0, None)
-    assert (tuned.adapter, tuned.version.weight_version) == ("tuned", "fake-1+tuned")
+    assert (tuned.adapter, tuned.version.weight_version) == ("tuned", "fake-1+x")
     assert (writer.max_prompt_tokens, writer.max_rationale_tokens, writer.writes_rationale) == (1000, 256, True)
     assert demo.label_ids == (65, 66)
 

@@ -1,0 +1,83 @@
+"""Who may judge with which weights, and when: requests use the weights, a change of weights waits until nobody does.
+
+A request holds the weights from the moment it judges to its verdicts, never while it waits for room or for the other
+members of its group. A change closes the door, waits until those inside have their answers, changes, and opens it
+again; whoever comes meanwhile waits at the door under its own deadline. A request that chose its judge before the
+change and comes to the door after it is told so (`WeightsChanged`), and begins again with the judge of that name that
+there is now: no reply names weights that did not make it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Iterable
+from contextlib import asynccontextmanager
+
+from service.errors import Overloaded, WeightsChanged
+from service.types import JudgeVersion
+
+
+class Exchange:
+    """The door. Lives on one event loop; going through it costs nothing while no change is under way."""
+
+    def __init__(self) -> None:
+        self._current: frozenset[JudgeVersion] = frozenset()
+        self._held: Counter[JudgeVersion] = Counter()
+        self._open = asyncio.Event()
+        self._open.set()
+        self._left = asyncio.Event()
+
+    @property
+    def is_changing(self) -> bool:
+        """Whether the weights are being changed now: the engine answers nobody else meanwhile."""
+        return not self._open.is_set()
+
+    @property
+    def waiting_for(self) -> int:
+        """Judgings that hold the weights."""
+        return self._held.total()
+
+    def admit(self, versions: Iterable[JudgeVersion]) -> None:
+        """From now on these may be used, and no others."""
+        self._current = frozenset(versions)
+
+    @asynccontextmanager
+    async def use(self, version: JudgeVersion) -> AsyncIterator[None]:
+        """Judge with these weights. Raises `WeightsChanged` where they are not the service's any more."""
+        while not self._open.is_set():
+            await self._open.wait()
+        if version not in self._current:
+            raise WeightsChanged("The judge's weights were changed meanwhile; send the request again.", retry_after_s=1)
+        self._held[version] += 1
+        try:
+            yield
+        finally:
+            self._held[version] -= 1
+            if not self._held[version]:
+                del self._held[version]
+                self._left.set()
+
+    @asynccontextmanager
+    async def alone(self, wait_s: float) -> AsyncIterator[None]:
+        """Have the weights to oneself. Raises `Overloaded` when those inside are not done after ``wait_s`` seconds."""
+        self._open.clear()
+        try:
+            await self._until(lambda: not self._held, wait_s)
+            yield
+        finally:
+            self._open.set()
+
+    async def given_up(self, version: JudgeVersion, wait_s: float) -> None:
+        """Returns when nobody judges with this version any more; it must not be admitted. Raises as `alone` does."""
+        await self._until(lambda: version not in self._held, wait_s)
+
+    async def _until(self, free: Callable[[], bool], wait_s: float) -> None:
+        try:
+            async with asyncio.timeout(wait_s):
+                while not free():
+                    self._left.clear()
+                    await self._left.wait()
+        except TimeoutError as error:
+            message = f"Requests inside did not finish in {wait_s:g} s; nothing was changed, try again."
+            raise Overloaded(message, retry_after_s=5) from error
