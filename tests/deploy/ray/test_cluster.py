@@ -12,7 +12,7 @@ import pytest
 
 from tests.deploy.ray.conftest import Cluster
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 PAIR = {"prompt": "What is 7 + 5?", "response_a": "12", "response_b": "13"}
 SLOW = {"type": "fake", "max_model_len": 32_768, "delay_s": 0.25}
 Until = Callable[..., None]
