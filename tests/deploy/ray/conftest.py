@@ -72,7 +72,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     redis.start()
     path = f"{ROOT}:{ROOT / 'client'}"
     ray.init(
-        address="local", num_cpus=4, include_dashboard=False, log_to_driver=False,
+        address="local", num_cpus=1, include_dashboard=False, log_to_driver=False,
         runtime_env={"env_vars": {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"}},
     )  # fmt: skip
     try:
