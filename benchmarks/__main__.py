@@ -13,11 +13,13 @@ from benchmarks import (
     client,
     commit,
     deadlines,
+    defects,
     disconnects,
     drain,
     generation,
     health,
     heldout,
+    hostile,
     kill,
     load,
     openrlhf,
@@ -46,12 +48,15 @@ SERVICE = (
     health,
     openrlhf,
     soak,
+    hostile,
+    defects,
     adaptive,
 )
 OVERLOAD = (load, saturation, deadlines, disconnects, drain)
 ALL = (*SERVICE, *OVERLOAD, generation, train, padding)
 MEASUREMENTS: dict[str, ModuleType] = {module.__name__.rpartition(".")[2]: module for module in ALL}
 WITH_URL = (prefix, heldout, votes)
+WITHOUT_MODEL = (startup, commit, client, health, soak, hostile, defects, train, padding, generation, openrlhf, *OVERLOAD)
 
 
 def parse(command_line: Sequence[str]) -> Namespace:
@@ -61,7 +66,7 @@ def parse(command_line: Sequence[str]) -> Namespace:
         one = names.add_parser(name, help=(module.__doc__ or "").strip(), description=module.__doc__)
         one.add_argument("--write-docs", action="store_true", help=f"add the result to {DOCS.parent.name}/{DOCS.name}")
         one.add_argument("--strict", action="store_true", help="exit with 1 when a promised figure is missed")
-        if module not in (startup, commit, client, health, soak, train, padding, generation, openrlhf, *OVERLOAD):
+        if module not in WITHOUT_MODEL:
             one.add_argument("--model", help="checkpoint directory (default: the demo judge)")
         if module in WITH_URL:
             one.add_argument("--url", help="a running service (default: one is started)")

@@ -9,6 +9,7 @@ import json
 import secrets
 import signal
 import sys
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -84,6 +85,8 @@ def _new_key(options: argparse.Namespace) -> int:
     scopes = json.dumps(options.scope or ["score"])
     print(f"# The key, shown only now: {key}\n[[auth.keys]]\nid = {json.dumps(options.id)}")
     print(f'sha256 = "{hash_key(key)}"\nscopes = {scopes}')
+    if options.days is not None:
+        print(f"expires = {datetime.now(UTC) + timedelta(days=options.days):%Y-%m-%dT%H:%M:%SZ}")
     return 0
 
 
@@ -123,6 +126,7 @@ def _parser() -> argparse.ArgumentParser:
     key.set_defaults(run=_new_key)
     key.add_argument("--id", required=True)
     key.add_argument("--scope", action="append", choices=["score", "queue", "admin", "metrics"])
+    key.add_argument("--days", type=int, help="how long it is good for (default: always)")
     return parser
 
 

@@ -80,6 +80,7 @@ STATUS: dict[type[ServiceError], int] = {
     errors.InvalidJson: 400,
     errors.InvalidInput: 422,
     errors.TokenLimitExceeded: 422,
+    errors.RefusedText: 422,
     errors.UnsupportedMediaType: 415,
     errors.BodyTooLarge: 413,
     errors.NotFound: 404,
@@ -161,7 +162,7 @@ def build_app(
 
 
 def _gate(settings: Settings, tracing: Tracing) -> Gate:
-    keys = [ApiKey(key.id, key.sha256, key.scopes) for key in settings.auth.keys]
+    keys = [ApiKey(key.id, key.sha256, key.scopes, key.expires) for key in settings.auth.keys]
     secret = settings.auth.secret.get_secret_value() if settings.auth.secret else None
     monitor = ScoreMonitor(settings.score_health.window, settings.score_health.max_queues)
     limits = settings.limits

@@ -1,7 +1,7 @@
 """Who calls, and what they may do: keys that are stored as hashes, each with scopes.
 
 A key comes as a bearer token or, from trainers that can set a URL and no header (``http://:KEY@host/path``), as the
-password of HTTP Basic.
+password of HTTP Basic. One that has expired is as unknown as one that never was.
 """
 
 from __future__ import annotations
@@ -10,8 +10,9 @@ import base64
 import hashlib
 import hmac
 import secrets
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import get_args
 
 from service.errors import Forbidden, Unauthenticated
@@ -22,11 +23,12 @@ ALL_SCOPES: frozenset[Scope] = frozenset(get_args(Scope))
 
 @dataclass(frozen=True, slots=True)
 class ApiKey:
-    """A key as we know it: its name, the SHA-256 of its secret in hex, and what it opens."""
+    """A key as we know it: its name, the SHA-256 of its secret in hex, what it opens, and until when (None: always)."""
 
     id: str
     sha256: str
     scopes: Collection[Scope]
+    expires: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,20 +53,26 @@ ANYBODY = Principal("-", ALL_SCOPES, None)
 class Authenticator:
     """Checks the Authorization header. `secret` makes the cache salts unguessable; absent, one is drawn per process."""
 
-    def __init__(self, keys: Sequence[ApiKey], secret: str | None = None) -> None:
+    def __init__(
+        self, keys: Sequence[ApiKey], secret: str | None = None, now: Callable[[], datetime] = lambda: datetime.now(UTC)
+    ) -> None:
         salt_key = (secret or secrets.token_hex(32)).encode()
+        self._now = now
         self._keys = [
-            (key.sha256.encode(), Principal(key.id, frozenset(key.scopes), _salt(salt_key, key.id))) for key in keys
+            (key, key.sha256.encode(), Principal(key.id, frozenset(key.scopes), _salt(salt_key, key.id)))
+            for key in keys
         ]
 
     def authenticate(self, authorization: str | None) -> Principal:
-        """The caller. Raises `Unauthenticated` for a missing, malformed or unknown key, in the same words and time."""
+        """The caller. Raises `Unauthenticated` for a missing, malformed, unknown or expired key, in the same words and
+        time."""
         if not self._keys:
             return ANYBODY
-        presented = hash_key(_key_in(authorization or "")).encode()
+        presented, now = hash_key(_key_in(authorization or "")).encode(), self._now()
         found: Principal | None = None
-        for digest, principal in self._keys:  # every key is compared, so that time tells nothing
-            if hmac.compare_digest(digest, presented):
+        for key, digest, principal in self._keys:  # every key is compared, so that time tells nothing
+            lives = key.expires is None or now < key.expires
+            if hmac.compare_digest(digest, presented) and lives:
                 found = principal
         if found is None:
             raise Unauthenticated("Send a known key as 'Authorization: Bearer <key>'.")

@@ -26,7 +26,7 @@ from service.settings import Settings
 from service.spans import NO_TRACING, Tracing
 from service.stores.base import RewardStore
 from service.stores.references_base import ReferenceStore
-from service.types import Usage, Verdict
+from service.types import Flag, Usage, Verdict
 from service.weights import WeightDesk
 
 
@@ -131,6 +131,13 @@ class Call:
         """As `saw_verdicts`, for scores."""
         self._saw([outcome for outcome in outcomes if isinstance(outcome, Score)])
         self._saw_failures(outcomes)
+
+    def saw_ranking(self, usage: Usage, flags: Sequence[tuple[Flag, ...]]) -> None:
+        """Note what a ranking cost, and what was found in each response."""
+        self.seen.usage += usage
+        for found in flags:
+            self.seen.flags += found
+            self.seen.rows.append(tuple({flag.code for flag in found}))
 
     def finish(self, status: int, route: str) -> Observation:
         """Close the record."""

@@ -5,6 +5,7 @@ ServiceError
 |   +-- InvalidJson            the body is not JSON
 |   +-- InvalidInput           a field is wrong (schema, non-finite number, invalid Unicode, empty response)
 |   |   +-- TokenLimitExceeded a rendered prompt does not fit; nothing is ever truncated
+|   |   +-- RefusedText        a response with a flag that the judge's configuration does not let pass
 |   +-- UnsupportedMediaType   the body is not declared as JSON
 |   +-- BodyTooLarge
 |   +-- NotFound               an unknown judge, queue or route
@@ -65,6 +66,12 @@ class TokenLimitExceeded(InvalidInput):
     """Details: ``tokens``, ``limit``, ``field`` (the longest untrusted field of the prompt)."""
 
     code = "token_limit"
+
+
+class RefusedText(InvalidInput):
+    """Details: ``flag``, ``field``."""
+
+    code = "refused_text"
 
 
 class UnsupportedMediaType(BadRequest):

@@ -25,7 +25,7 @@ from service.aggregation import (
     votes_worth_asking,
 )
 from service.engines.base import EngineRequest, prompt_limit
-from service.errors import InvalidInput, InvalidVerdict, LowLabelMass, TokenLimitExceeded
+from service.errors import InvalidInput, InvalidVerdict, LowLabelMass, RefusedText, TokenLimitExceeded
 from service.judge import Judge
 from service.judging.base import Letter, PairwiseFamily, ScalarFamily, read_labels, read_scalars
 from service.judging.flags import pair_flags, text_flags
@@ -45,6 +45,9 @@ from service.types import (
     Verdict,
     Where,
 )
+
+UNSURE_MASS = 0.5
+"""Below this share of its probability on the verdict letters a judge mostly wanted to say something else: flagged."""
 
 Asks = list[EngineRequest]
 Judgment = Generator[Asks, Sequence[Completion], Verdict]
@@ -119,8 +122,10 @@ class Prepared:
 
 
 def prepare(judge: Judge, comparison: Comparison, memo: TextMemo) -> Prepared:
-    """Render and tokenize both orders. Raises `TokenLimitExceeded` (nothing is truncated) and `InvalidInput`."""
+    """Render and tokenize both orders. Raises `TokenLimitExceeded` (nothing is truncated), `RefusedText`,
+    `InvalidInput`."""
     flags = comparison_flags(judge, comparison, memo)
+    refuse(judge, flags)
     pair, swapped = canonical(comparison)
     affinity = memo.affinity_of(comparison.prompt)
     if pair.first.text == pair.second.text:
@@ -130,11 +135,22 @@ def prepare(judge: Judge, comparison: Comparison, memo: TextMemo) -> Prepared:
     return Prepared(pair, swapped, (first, second), flags, affinity)
 
 
-def prepare_one(judge: Judge, prompt: Prompt, response: Response) -> tuple[int, ...]:
-    """Tokenize one conversation for a scalar judge. Raises as `prepare` does."""
+def prepare_one(judge: Judge, prompt: Prompt, response: Response) -> tuple[tuple[int, ...], tuple[Flag, ...]]:
+    """Tokenize one conversation for a scalar judge; its ids and flags. Raises as `prepare` does."""
+    (flags,) = flags_of(judge, prompt, [response])
+    refuse(judge, flags)
     ids = judge.tokenizer.encode(_scalar(judge).render_one(prompt, response))
     _check_length(judge, Comparison(prompt, response, Response("")), len(ids))
-    return ids
+    return ids, flags
+
+
+def refuse(judge: Judge, flags: Sequence[Flag]) -> None:
+    """Raises `RefusedText` for a response with a flag that this judge's configuration does not let pass."""
+    for flag in flags:
+        if flag.code in judge.refuse_flags and flag.where in ("a", "b", "response"):
+            field = f"response_{flag.where}" if flag.where != "response" else "response"
+            message = f"Judge {judge.name} does not judge a response with the flag {flag.code}; send another text."
+            raise RefusedText(message, flag=flag.code, field=field)
 
 
 def judgment(judge: Judge, prepared: Prepared, ask: Ask) -> Judgment:
@@ -152,7 +168,8 @@ def judgment(judge: Judge, prepared: Prepared, ask: Ask) -> Judgment:
     else:
         verdict = yield from _scored(judge, prepared, ask)
     verdict = mirror(verdict) if prepared.swapped else verdict
-    return replace(verdict, flags=prepared.flags + verdict.flags, usage=verdict.usage + Usage(comparisons=1))
+    flags = prepared.flags + verdict.flags + _doubts(verdict)
+    return replace(verdict, flags=flags, usage=verdict.usage + Usage(comparisons=1))
 
 
 def label_request(judge: Judge, prompt_ids: tuple[int, ...], salt: str | None, affinity: bytes) -> EngineRequest:
@@ -350,6 +367,17 @@ def comparison_flags(judge: Judge, comparison: Comparison, memo: TextMemo) -> tu
             memo.flags[text, where] = response_flags(judge, text, where)
     found = [flag for key in texts for flag in memo.flags[key]]
     return (*found, *pair_flags(comparison.first.text, comparison.second.text))
+
+
+def flags_of(judge: Judge, prompt: Prompt, responses: Sequence[Response]) -> list[tuple[Flag, ...]]:
+    """Findings on each of a group's responses, each with those on the prompt, as a reply's rows have them."""
+    shared = tuple(flag for m in prompt.messages for flag in response_flags(judge, m.content, "prompt"))
+    return [shared + response_flags(judge, response.text, "response") for response in responses]
+
+
+def _doubts(verdict: Verdict) -> tuple[Flag, ...]:
+    unsure = verdict.label_mass is not None and verdict.label_mass < UNSURE_MASS
+    return (Flag("low_label_mass", 1, "verdict"),) if unsure else ()
 
 
 def response_flags(judge: Judge, text: str, where: Where) -> tuple[Flag, ...]:

@@ -14,7 +14,7 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.context import Call
-from service.errors import BodyTooLarge, InternalError, ServiceError
+from service.errors import BadRequest, BodyTooLarge, InternalError, ServiceError
 from service.metrics import Observation
 from service.scoring import Trace
 from service.spans import NO_TRACING, RequestSpan, Tracing, Value, request_id
@@ -67,18 +67,27 @@ class CallMiddleware:
             await send(message)
 
         try:
-            if _declared(headers) > self._max_body_bytes:
-                await self._refuse(too_large(self._max_body_bytes), call.request_id)(scope, receive, send_with_headers)
+            if (problem := self._problem_with(headers)) is not None:
+                reply = self._refuse(problem, call.request_id)
+                reply.headers["connection"] = "close"  # where its body ends is not known, or it is not worth reading
+                await reply(scope, receive, send_with_headers)
             else:
                 await self._app(scope, receive, send_with_headers)
         except Exception:
             log.exception("request %s failed", call.request_id)
             if status != CLIENT_GONE:  # the reply has begun; the server cuts the connection
                 raise
-            problem = InternalError("An error of ours; report it with the request id.")
-            await self._refuse(problem, call.request_id)(scope, receive, send_with_headers)
+            bug = InternalError("An error of ours; report it with the request id.")
+            await self._refuse(bug, call.request_id)(scope, receive, send_with_headers)
         finally:
             self._record(call, status, scope, span)
+
+    def _problem_with(self, headers: Headers) -> ServiceError | None:
+        """Of a body that is announced too large, or twice: a proxy that believes the other announcement would take what
+        follows for a request of somebody else (RFC 9112, 6.3)."""
+        if "transfer-encoding" in headers and "content-length" in headers:
+            return BadRequest("Send either Content-Length or Transfer-Encoding, not both.")
+        return too_large(self._max_body_bytes) if _declared(headers) > self._max_body_bytes else None
 
     def _record(self, call: Call, status: int, scope: Scope, span: RequestSpan) -> None:
         """Texts and keys are never logged; the path is logged as its template."""

@@ -18,7 +18,7 @@ from service.dispatch import Chunk, chunks_of, launch, ready
 from service.errors import InvalidInput, InvalidVerdict, ServiceError, UnknownJudge
 from service.judge import Judge
 from service.judging.base import read_scalar
-from service.judgment import Ask, conversation_key, prepare_one, response_flags, scalar_request
+from service.judgment import Ask, conversation_key, flags_of, prepare_one, scalar_request
 from service.ranking.board import Goal, Pair, Plan, RankTask
 from service.ranking.plans import AUTO_ALL_PAIRS_MAX, PLANS, Method
 from service.score_health import Sample, pair_samples, single_sample
@@ -39,6 +39,9 @@ from service.types import (
 )
 
 T = TypeVar("T")
+
+QUICK_CHARS = 20_000
+"""So much text is inspected in a few milliseconds, which the event loop can spare."""
 
 
 @dataclass(slots=True)
@@ -180,6 +183,13 @@ class Scorer:
         ranking, judged = await self._run_plan(judge, prompt, responses, options, salt, trace)
         return ranking, _total(judged.values())
 
+    async def inspect(self, judge: Judge, prompt: Prompt, responses: Sequence[Response]) -> list[tuple[Flag, ...]]:
+        """Findings on each response, with those on the prompt; long texts are a worker thread's."""
+        chars = sum(len(response.text) for response in responses) + sum(len(m.content) for m in prompt.messages)
+        if chars <= QUICK_CHARS:
+            return flags_of(judge, prompt, responses)
+        return await asyncio.to_thread(flags_of, judge, prompt, responses)
+
     async def score_references(
         self,
         judge: Judge,
@@ -270,15 +280,9 @@ class Scorer:
         return replace(step, consistency=share), judged
 
     async def _score_one(self, judge: Judge, prompt: Prompt, response: Response, salt: str | None) -> Score:
-        ids = await asyncio.to_thread(prepare_one, judge, prompt, response)
+        ids, flags = await asyncio.to_thread(prepare_one, judge, prompt, response)
         completion = await judge.engine.complete(scalar_request(judge, ids, salt, conversation_key(prompt)))
-        return Score(
-            read_scalar(completion.score),
-            None,
-            None,
-            response_flags(judge, response.text, "response"),
-            completion.usage,
-        )
+        return Score(read_scalar(completion.score), None, None, flags, completion.usage)
 
     async def _score_group(
         self,
@@ -290,7 +294,8 @@ class Scorer:
         trace: Trace,
     ) -> tuple[Score, ...]:
         ranking, judged = await self._run_plan(judge, prompt, responses, options, salt, trace)
-        scores = [_group_score(result, responses[result.index], judge, judged) for result in ranking.results]
+        flags = await self.inspect(judge, prompt, responses)
+        scores = [_group_score(result, flags[result.index], judged) for result in ranking.results]
         return (replace(scores[0], usage=_total(judged.values())), *scores[1:])  # usage once, on the first row
 
 
@@ -330,13 +335,12 @@ def _referenced(verdict: Verdict) -> Score:
     return Score(verdict.p_first, verdict.margin, verdict.consistent, flags, verdict.usage)
 
 
-def _group_score(result: RankedResponse, response: Response, judge: Judge, judged: Mapping[Pair, Verdict]) -> Score:
+def _group_score(result: RankedResponse, flags: tuple[Flag, ...], judged: Mapping[Pair, Verdict]) -> Score:
     """A response's place in its group: its win rate, its mean log-odds, and whether all its comparisons agree with
     themselves in both orders."""
     mine = [(v.margin, v) for (i, _), v in judged.items() if i == result.index]
     mine += [(-v.margin, v) for (_, j), v in judged.items() if j == result.index]
     margin = math.fsum(m for m, _ in mine) / len(mine)
-    flags = response_flags(judge, response.text, "response")
     return Score(result.score, margin, all(v.consistent for _, v in mine), flags, Usage())
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from tomllib import TOMLDecodeError
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic import AwareDatetime, Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
@@ -25,9 +25,7 @@ from pydantic_settings import (
 )
 
 from service.errors import StartupError
-from service.sections import CacheSettings, LogSettings, ScoreHealthSettings, TracingSettings, WeightSettings
-from service.sections import Section as _Section
-from service.types import OnBudget, Scope
+from pydantic import AwareDatetime, Field, SecretStr, ValidationError, field_validator, model_validator
 
 PREFIX = "GRAM_"
 CONFIG_VARIABLE = "GRAM_CONFIG"
@@ -87,11 +85,13 @@ class LimitSettings(_Section):
 
 
 class KeySettings(_Section):
-    """``sha256`` is the hex digest of the key itself; the key is never stored. ``id`` may appear in logs."""
+    """``sha256`` is the hex digest of the key itself; the key is never stored. ``id`` may appear in logs. From
+    ``expires`` on, a time with its zone, the key is unknown."""
 
     id: str = Field(pattern=r"^[A-Za-z0-9._-]{1,64}$")
     sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
     scopes: frozenset[Scope] = frozenset({"score"})
+    expires: AwareDatetime | None = None
 
 
 class CohortSettings(_Section):
@@ -171,7 +171,8 @@ class AuthSettings(_Section):
 class JudgeSettings(_Section):
     """One judge on the engine's model, or on the LoRA adapter of that name. None = what the family says.
 
-    A rationale that says one piece of text ``stop_repetition`` times in a row is stopped; 0 lets it go on.
+    A rationale that says one piece of text ``stop_repetition`` times in a row is stopped; 0 lets it go on. A response
+    with one of ``refuse_flags`` is not judged.
     """
 
     name: str = Field(pattern=r"^[A-Za-z0-9._-]{1,64}$")
@@ -182,6 +183,7 @@ class JudgeSettings(_Section):
     max_rationale_tokens: int | None = Field(None, ge=1)
     on_budget: OnBudget = "invalid"
     stop_repetition: int = Field(DEFAULT_REPETITION, ge=0, le=100)
+    refuse_flags: frozenset[TextFlag] = frozenset()
 
     @field_validator("stop_repetition")
     @classmethod

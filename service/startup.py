@@ -41,7 +41,7 @@ from service.stores.cohorts_base import CohortLimits, CohortStore
 from service.stores.cohorts_memory import MemoryCohorts
 from service.stores.references_base import ReferenceLimits, ReferenceStore
 from service.tokenization import ChatTokenizer
-from service.types import Comparison, JudgeVersion, OnBudget, Prompt, Rendered, Response, Verdict
+from service.types import Comparison, JudgeVersion, OnBudget, Prompt, Rendered, Response, TextFlag, Verdict
 
 if TYPE_CHECKING:
     from service.stores.redis_link import LinkOptions
@@ -67,6 +67,7 @@ class JudgePlan:
     self_test: SelfTest | None = None
     on_budget: OnBudget = "invalid"
     stop_repetition: int = DEFAULT_REPETITION
+    refuse_flags: frozenset[TextFlag] = frozenset()
 
 
 def load_manifest(settings: Settings) -> Manifest | None:
@@ -131,6 +132,7 @@ def _from_settings(settings: Settings, number: int, entries: Sequence[JudgeEntry
         entry.self_test if entry else None,
         wanted.on_budget,
         wanted.stop_repetition,
+        wanted.refuse_flags,
     )
 
 
@@ -360,6 +362,7 @@ def make_judge(plan: JudgePlan, engine: Engine, tokenizer: ChatTokenizer) -> Jud
         min_label_mass=plan.min_label_mass,
         on_budget=plan.on_budget,
         repetition=Repetition(plan.stop_repetition) if plan.stop_repetition else None,
+        refuse_flags=plan.refuse_flags,
     )
 
 

@@ -12,7 +12,22 @@ from typing import Literal
 Label = Literal["a", "b", "invalid"]
 Order = Literal["ab", "ba"]
 Preferred = Literal["a", "b", "tie"]
-Where = Literal["prompt", "a", "b", "response", "rationale"]
+Where = Literal["prompt", "a", "b", "response", "rationale", "verdict"]
+"""Where a flag was found: in the caller's texts, in what the judge wrote, or in how sure it was of its letters."""
+TextFlag = Literal[
+    "bidi",
+    "combining_marks",
+    "control_chars",
+    "control_token_text",
+    "degenerate_response",
+    "delimiter_spoof",
+    "invisible_chars",
+    "near_identical",
+    "repeated_text",
+    "tag_chars",
+    "verdict_injection",
+]
+"""What `service.judging.flags` finds in the caller's texts."""
 FinishReason = Literal["stop", "length", "repetition"]
 """Why a text ended: by itself, at its token limit, or because it went round in circles."""
 OnBudget = Literal["invalid", "answer"]

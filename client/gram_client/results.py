@@ -217,11 +217,13 @@ class Ranked:
     score: float
     strength: float | None
     stderr: float | None
+    flags: tuple[Flag, ...] = ()
 
     @classmethod
     def of(cls, fields: Fields) -> Ranked:
         strength, stderr = fields.number_or_none("strength"), fields.number_or_none("stderr")
-        return cls(fields.whole("index"), fields.whole("rank"), fields.number("score"), strength, stderr)
+        flags = tuple(map(Flag.of, fields.many("flags"))) if fields.raw("flags") is not None else ()
+        return cls(fields.whole("index"), fields.whole("rank"), fields.number("score"), strength, stderr, flags)
 
 
 @dataclass(frozen=True)

@@ -25,8 +25,9 @@ async def rank(body: RankRequest, service: TheService, gate: TheGate, call: TheC
         ranking, usage = await service.scorer.rank(
             judge, prompt, responses, options, salt=call.principal.cache_salt, trace=call.trace
         )
-    call.seen.usage += usage
-    return rank_reply(ranking, usage, judge.version)
+        flags = await service.scorer.inspect(judge, prompt, responses)
+    call.saw_ranking(usage, flags)
+    return rank_reply(ranking, usage, judge.version, flags)
 
 
 def _most_pairs(body: RankRequest) -> int:

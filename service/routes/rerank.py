@@ -77,5 +77,6 @@ async def _scores(
         ranking, usage = await service.scorer.rank(
             judge, prompt, responses, RankOptions(strengths=False), salt=salt, trace=trace
         )
-    call.seen.usage += usage
+        flags = await service.scorer.inspect(judge, prompt, responses)
+    call.saw_ranking(usage, flags)
     return [result.score for result in ranking.results]

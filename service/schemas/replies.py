@@ -170,6 +170,7 @@ class RankedOut(_Reply):
     score: float
     strength: float | None
     stderr: float | None
+    flags: list[FlagOut] = []
 
 
 class RankReply(_Reply):
@@ -326,13 +327,21 @@ def rationale_reply(verdict: Verdict, version: JudgeVersion) -> RationaleReply:
     return RationaleReply(**verdict_fields(verdict, version), rationales=rationales)
 
 
-def rank_reply(ranking: Ranking, usage: Usage, version: JudgeVersion) -> RankReply:
+def rank_reply(ranking: Ranking, usage: Usage, version: JudgeVersion, flags: Sequence[tuple[Flag, ...]]) -> RankReply:
+    """``flags``: what was found in each response, in input order."""
     order = list(ranking.order)
     return RankReply(
         ranking=order,
         best=order[0],
         results=[
-            RankedOut(index=r.index, rank=r.rank, score=r.score, strength=r.strength, stderr=r.stderr)
+            RankedOut(
+                index=r.index,
+                rank=r.rank,
+                score=r.score,
+                strength=r.strength,
+                stderr=r.stderr,
+                flags=FlagOut.all_of(flags[r.index]),
+            )
             for r in ranking.results
         ],
         win_matrix=ranking.win_matrix and [list(row) for row in ranking.win_matrix],

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import base64
+from datetime import UTC, datetime, timedelta
 
 import pytest
 
@@ -58,6 +59,17 @@ def test_anything_else_in_http_basic_is_refused(token: str) -> None:
 def test_everything_else_is_refused_in_the_same_words(header: str | None) -> None:
     with pytest.raises(Unauthenticated, match="Send a known key"):
         Authenticator(keys()).authenticate(header)
+
+
+def test_an_expired_key_is_unknown_from_that_moment_on() -> None:
+    end = datetime(2027, 1, 31, tzinfo=UTC)
+    now = [end - timedelta(seconds=1)]
+    gate = Authenticator([ApiKey("one", hash_key("first-key"), ["score"], end), *keys()[1:]], now=lambda: now[0])
+    assert gate.authenticate("Bearer first-key").key_id == "one"
+    now[0] = end
+    with pytest.raises(Unauthenticated, match="Send a known key"):
+        gate.authenticate("Bearer first-key")
+    assert gate.authenticate("Bearer second-key").key_id == "two"
 
 
 def test_the_hash_does_not_open() -> None:

@@ -8,112 +8,16 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
+from tests.support.replies import SECRET, check_error
 from tests.support.serving import BODIES, PAIR, ROUTES, Api, serving
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
-
-SECRET = "xyzzy-secret-text"
-DEEP = 100_000
-JSON_ERROR, INVALID, UNREADABLE = {400}, {422}, {400, 422}
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def api():  # type: ignore[no-untyped-def]
     async with serving() as running:
         yield running
-
-
-RAW: dict[str, tuple[bytes, set[int]]] = {
-    "empty": (b"", INVALID),
-    "space": (b" ", JSON_ERROR),
-    "null": (b"null", INVALID),
-    "true": (b"true", INVALID),
-    "number": (b"1", INVALID),
-    "string": (b'"x"', INVALID),
-    "list": (b"[]", INVALID),
-    "list of lists": (b"[[[]]]", INVALID),
-    "empty object": (b"{}", INVALID),
-    "NaN": (b"NaN", INVALID),
-    "Infinity": (b"Infinity", INVALID),
-    "-Infinity": (b"-Infinity", INVALID),
-    "1e999": (b"1e999", INVALID),
-    "nan lower": (b"nan", JSON_ERROR),
-    "cut object": (b'{"prompt": "x"', JSON_ERROR),
-    "cut string": (b'{"prompt": "x', JSON_ERROR),
-    "cut escape": (b'{"prompt": "\\u12', JSON_ERROR),
-    "cut key": (b'{"pro', JSON_ERROR),
-    "trailing comma": (b'{"prompt": "x",}', JSON_ERROR),
-    "single quotes": (b"{'prompt': 'x'}", JSON_ERROR),
-    "comment": (b'{"prompt": "x" /* hi */}', JSON_ERROR),
-    "two values": (b"{} {}", JSON_ERROR),
-    "raw control character": (b'{"prompt": "a\x01b"}', JSON_ERROR),
-    "raw newline": (b'{"prompt": "a\nb"}', JSON_ERROR),
-    "raw NUL": (b"\x00", UNREADABLE),
-    "NULs": (b"\x00" * 64, UNREADABLE),
-    "invalid UTF-8": (b'{"prompt": "\xff\xfe\xfd"}', JSON_ERROR),
-    "overlong UTF-8": (b'{"prompt": "\xc0\xaf"}', JSON_ERROR),
-    "UTF-8 surrogate": (b'{"prompt": "\xed\xa0\x80"}', UNREADABLE),
-    "cut UTF-8": (b'{"prompt": "\xe2\x82', JSON_ERROR),
-    "Latin-1": ('{"prompt": "caf\u00e9"}'.encode("latin-1"), JSON_ERROR),
-    "byte order mark": (b"\xef\xbb\xbf{}", UNREADABLE),
-    "UTF-16": ('{"prompt": "x"}'.encode("utf-16"), UNREADABLE),
-    "UTF-32": ('{"prompt": "x"}'.encode("utf-32"), UNREADABLE),
-    "gzip": (bytes.fromhex("1f8b080000000000000303000000000000000000"), UNREADABLE),
-    "deep lists": (b"[" * DEEP, JSON_ERROR),
-    "deep closed lists": (b"[" * DEEP + b"]" * DEEP, JSON_ERROR),
-    "deep objects": (b'{"a":' * DEEP + b"1" + b"}" * DEEP, JSON_ERROR),
-    "deep prompt": (b'{"prompt":' + b"[" * DEEP + b"]" * DEEP + b"}", JSON_ERROR),
-    "moderately deep": (b'{"prompt":' + b"[" * 500 + b"]" * 500 + b"}", INVALID),
-    "long integer": (b'{"votes": ' + b"9" * 5000 + b"}", JSON_ERROR),
-    "long float": (b'{"votes": 1.' + b"9" * 5000 + b"}", INVALID),
-    "huge exponent": (b'{"votes": 1e400}', INVALID),
-    "minus zero": (b'{"votes": -0.0}', INVALID),
-    "hex number": (b'{"votes": 0x10}', JSON_ERROR),
-    "leading zero": (b'{"votes": 01}', JSON_ERROR),
-    "plus number": (b'{"votes": +1}', JSON_ERROR),
-    "duplicate keys": (b'{"prompt": 1, "prompt": 2}', INVALID),
-    "surrogate key": (b'{"\\ud800": 1}', INVALID),
-    "long key": (b'{"' + b"k" * 100_000 + b'": 1}', INVALID),
-    "many keys": (json.dumps({f"k{i}": i for i in range(10_000)}).encode(), INVALID),
-    "empty key": (b'{"": 1}', INVALID),
-    "proto key": (b'{"__proto__": {}, "constructor": 1}', INVALID),
-    "class key": (b'{"__class__": "x", "self": 1}', INVALID),
-    "form": (b"prompt=x&response_a=y", JSON_ERROR),
-    "multipart": (b"--b\r\nContent-Disposition: form-data; name=prompt\r\n\r\nx\r\n--b--", JSON_ERROR),
-    "xml": (b"<prompt>x</prompt>", JSON_ERROR),
-    "yaml": (b"prompt: x", JSON_ERROR),
-    "pickle": (b"\x80\x04\x95\x0b\x00\x00\x00\x00\x00\x00\x00\x8c\x07builtin", JSON_ERROR),
-    "http": (b"GET / HTTP/1.1\r\nHost: x\r\n\r\n", JSON_ERROR),
-    "random bytes": (bytes(range(256)) * 4, JSON_ERROR),
-    "megabyte of spaces": (b" " * 1_000_000, JSON_ERROR),
-    "half a megabyte of brackets": (b"[" * 500_000, JSON_ERROR),
-}
-
-
-async def test_the_corpus_is_as_large_as_promised() -> None:
-    assert len(RAW) >= 60
-
-
-@pytest.mark.parametrize("name", RAW)
-async def test_raw_bodies(api: Api, name: str) -> None:
-    body, expected = RAW[name]
-    for route in ROUTES:
-        reply = await api.send(route, body)
-        assert reply.status_code in expected, (route, reply.text[:300])
-        check_error(reply)
-
-
-def check_error(reply: Any) -> dict[str, Any]:
-    """The one shape, small, without what was sent and without a trace."""
-    error: dict[str, Any] = reply.json()["error"]
-    assert set(error) <= {"code", "message", "request_id", "retryable", "details"}
-    assert error["code"]
-    assert error["message"]
-    assert error["request_id"] == reply.headers["x-request-id"]
-    assert len(reply.content) < 4096
-    assert SECRET not in reply.text
-    assert "Traceback" not in reply.text
-    return error
 
 
 def with_field(route: str, path: list[str | int], value: Any) -> dict[str, Any]:

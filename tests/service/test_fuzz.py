@@ -17,7 +17,7 @@ from schemathesis.checks import not_a_server_error
 from schemathesis.specs.openapi.checks import negative_data_rejection, positive_data_acceptance
 
 from service.auth import ALL_SCOPES, hash_key
-from tests.support.properties import examples
+from tests.support.properties import bar, count, examples
 from tests.support.serving import Api, listening
 
 KEY = "fuzzing-key-of-some-length"
@@ -44,27 +44,53 @@ def server() -> Iterator[Api]:
         yield api
 
 
+FULL_COUNT = 20_000
+EACH = 2 * FULL_COUNT // len(OPERATIONS)
+"""Operations without a body have few different requests, and run out of them."""
+QUIET: dict[str, Any] = {
+    "database": None,
+    "phases": [Phase.generate],
+    "suppress_health_check": list(HealthCheck),
+}
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(("path", "method", "mode"), OPERATIONS)
 def test_every_operation_keeps_its_promise(server: Api, path: str, method: str, mode: GenerationMode) -> None:
     operation = schemathesis.openapi.from_dict(PROMISED)[path][method]
 
-    @settings(
-        max_examples=examples(400),
-        deadline=None,
-        database=None,
-        derandomize=True,
-        phases=[Phase.generate],
-        suppress_health_check=list(HealthCheck),
-    )
+    @bar(EACH, **QUIET)
     @given(case=operation.as_strategy(generation_mode=mode))
     def holds(case: Any) -> None:
         with requests.Session() as session:
-            reply = case.call(base_url=server.url, session=session, headers=HEADERS)
-            # Some rules are no JSON schema (top_k needs its goal), so that a good request may be refused; a bad one may
-            # be too large to be looked at; and a deadline of a few milliseconds is kept.
-            excluded = [positive_data_acceptance]
-            excluded += {413: [negative_data_rejection], 504: [not_a_server_error]}.get(reply.status_code, [])
-            case.validate_response(reply, excluded_checks=excluded, headers=HEADERS)
+            check(case, case.call(base_url=server.url, session=session, headers=HEADERS))
 
     holds()
+
+
+def check(case: Any, reply: Any) -> None:
+    """Every check of schemathesis, with what this API does on purpose.
+
+    Some rules are no JSON schema (top_k needs its goal), so that a good request may be refused; a bad one may be too
+    large to be looked at; and a deadline of a few milliseconds is kept.
+    """
+    excluded = [positive_data_acceptance]
+    excluded += {413: [negative_data_rejection], 504: [not_a_server_error]}.get(reply.status_code, [])
+    case.validate_response(reply, excluded_checks=excluded, headers=HEADERS)
+
+
+@pytest.mark.slow
+def test_requests_that_follow_from_each_other(server: Api) -> None:
+    """Chains of calls: what one reply names, the next request asks for."""
+    made = schemathesis.openapi.from_dict(PROMISED).as_state_machine()
+
+    class Caller(made):  # type: ignore[misc, valid-type]
+        def get_call_kwargs(self, case: Any) -> dict[str, Any]:
+            return {"base_url": server.url, "headers": HEADERS}
+
+        def validate_response(self, response: Any, case: Any, additional_checks: Any = None, **more: Any) -> None:
+            count()
+            check(case, response)
+
+    wanted = settings(max_examples=examples(500), stateful_step_count=6, deadline=None, **QUIET)
+    Caller.run(settings=wanted)

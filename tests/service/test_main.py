@@ -15,6 +15,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import httpx
@@ -229,6 +230,15 @@ def test_new_keys_work(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> No
     assert gate.authenticate(f"Bearer {key}").key_id == "trainer"
     with pytest.raises(Unauthenticated):
         gate.authenticate(f"Bearer {key}x")
+
+
+def test_a_new_key_may_have_an_end(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    assert main(["new-key", "--id", "visitor", "--days", "30"]) == 0
+    config = tmp_path / "keys.toml"
+    config.write_text(capsys.readouterr().out)
+    (stored,) = load_settings(config).auth.keys
+    assert stored.expires is not None
+    assert 29.9 < (stored.expires - datetime.now(UTC)) / timedelta(days=1) < 30.1
 
 
 def test_openapi_is_printed_as_it_is_checked_in(root: Path, capsys: pytest.CaptureFixture[str]) -> None:

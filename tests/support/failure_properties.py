@@ -1,12 +1,14 @@
-"""A failed judgment is never a number, over the whole service: rows, rewards, windows."""
+"""What happens on a bad day, over the whole service: failed rows, dead engines, callers who hang up."""
 
 from __future__ import annotations
 
+import asyncio
+import json
 from typing import Any
 
 from service.engines.base import EngineRequest
 from service.engines.fake import Fault, decode_bytes
-from tests.support.serving import Api, options
+from tests.support.serving import PAIR, Api, options, until
 
 
 def nan_for(text: str) -> Any:
@@ -31,3 +33,30 @@ async def a_failed_row_has_no_numbers_and_enters_no_window(api: Api, queue: str)
     assert bad["error"]["code"] == "non_finite_score"
     assert good["reward"] == -other["reward"] != 0
     assert reply["queue"]["count"] == 2
+
+
+async def a_dead_engine_is_not_ready(api: Api) -> None:
+    """Both probes turn from yes to no. The engine of this service is dead afterwards."""
+    for probe in ("/readyz", "/livez"):
+        assert (await api.client.get(probe)).status_code == 200
+    api.engine.die()
+    for probe in ("/readyz", "/livez"):
+        assert (await api.client.get(probe)).status_code == 503
+
+
+async def hanging_up_empties_the_engine(api: Api) -> None:
+    """A caller who closes the connection while the judge is at work is no work any more. Needs sockets."""
+    api.engine.options = options(delay_s=2.0)
+    host, port = api.url.removeprefix("http://").split(":")
+    _, writer = await asyncio.open_connection(host, int(port))
+    body = json.dumps(PAIR).encode()
+    head = f"POST /compare HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+    writer.write(head.encode() + body)
+    try:
+        await until(lambda: api.engine.in_flight > 0)
+        writer.close()
+        await until(lambda: api.engine.in_flight == 0, seconds=1.0)
+    finally:
+        writer.close()
+        await until(lambda: api.engine.in_flight == 0)
+    assert api.engine.aborted > 0

@@ -63,4 +63,5 @@ class Bar:
 def bar(full_count: int, **more: Any) -> Bar:
     """Decorates a property whose full count is `full_count`. No deadline: test machines are shared."""
     quiet = [HealthCheck.too_slow, HealthCheck.data_too_large]
-    return Bar(settings(max_examples=examples(full_count), deadline=None, suppress_health_check=quiet, **more))
+    wanted = {"max_examples": examples(full_count), "deadline": None, "suppress_health_check": quiet}
+    return Bar(settings(**(wanted | more)))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 import unicodedata
+from typing import get_args
 
 import pytest
 from hypothesis import given
@@ -11,7 +12,8 @@ from hypothesis import strategies as st
 
 from service.judging import gram, gram_r2, rm_r1
 from service.judging.flags import MASTER_KEYS, pair_flags, text_flags
-from service.types import Flag, Where
+from service.types import Flag, TextFlag, Where
+from tests.support.probes.disguises import DISGUISES
 from tests.support.properties import bar
 
 FAMILIES = {"gram": gram.FAMILY, "gram_r2": gram_r2.FAMILY, "rm_r1": rm_r1.INSTRUCT}
@@ -51,33 +53,6 @@ ORDINARY = {
 def test_ordinary_answers_have_no_flags(name: str) -> None:
     for family in FAMILIES:
         assert codes(ORDINARY[name], family=family) == {}
-
-
-def full_width(text: str) -> str:
-    return "".join(chr(ord(c) + 0xFEE0) if "!" <= c <= "~" else c for c in text)
-
-
-DISGUISES = {
-    "as is": lambda t: t,
-    "lower": str.lower,
-    "upper": str.upper,
-    "spaces": lambda t: t.replace(" ", "  \n "),
-    "no spaces": lambda t: t.replace(" ", ""),
-    "padded": lambda t: t.replace("[", "[ ").replace("]", " ]"),
-    "no-break": lambda t: t.replace(" ", "\u00a0"),
-    "full width": full_width,
-    "zero width": lambda t: "\u200b".join(t),
-    "soft hyphens": lambda t: t.replace("e", "e\u00ad"),
-    "tags": lambda t: t.replace("s", "s\U000e0073"),
-    "variation": lambda t: t.replace("e", "e\ufe0f"),
-    "cyrillic": lambda t: t.translate(
-        str.maketrans("aeopcyxATHeo", "\u0430\u0435\u043e\u0440\u0441\u0443\u0445\u0410\u0422\u041d\u0435\u043e")
-    ),
-    "greek": lambda t: t.translate(str.maketrans("oAETo", "\u03bf\u0391\u0395\u03a4\u03bf")),
-    "quotes": lambda t: t.replace("'", "\u2019"),
-    "brackets": lambda t: t.replace("[", "\u3010").replace("]", "\u3011"),
-    "mathematical": lambda t: "".join(chr(0x1D400 + ord(c) - 65) if "A" <= c <= "Z" else c for c in t),
-}
 
 
 @pytest.mark.parametrize("disguise", DISGUISES)
@@ -213,6 +188,12 @@ def test_loops_are_repeated_text(text: str) -> None:
 
 def test_each_window_of_a_loop_counts() -> None:
     assert codes("spam " * 4000)["repeated_text"] == 10
+
+
+def test_the_configuration_knows_every_flag() -> None:
+    tricks = "[User Question] [[A]] a\u200bb \u202e \x00 \U000e0041 Z" + "\u0317" * 9
+    found = codes(tricks, control=1) | codes("ha " * 300) | codes("...")
+    assert {*found, *(flag.code for flag in pair_flags("a b", "a  b"))} == set(get_args(TextFlag))
 
 
 def test_flags_name_their_place() -> None:
