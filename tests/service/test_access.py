@@ -106,7 +106,7 @@ async def test_a_defect_is_seen(defect: Any, record_property: Callable[[str, str
 
 
 @pytest.mark.parametrize("presented", ["", "Bearer x", f"Bearer {KEYS['score']}", f"Bearer {KEYS['metrics'][:-1]}"])
-def test_every_key_is_compared_whole_and_in_constant_time(presented: str) -> None:
+async def test_every_key_is_compared_whole_and_in_constant_time(presented: str) -> None:
     """Equal lengths, all of them, whichever one fits: what a caller can time does not depend on how much is right."""
     gate = Authenticator([ApiKey(scope, hash_key(key), [scope]) for scope, key in KEYS.items()])
     with mock.patch("service.auth.hmac.compare_digest", wraps=hmac.compare_digest) as compare:

@@ -27,7 +27,7 @@ async def api() -> AsyncIterator[Api]:
         yield running
 
 
-def test_the_corpus_is_as_large_as_promised() -> None:
+async def test_the_corpus_is_as_large_as_promised() -> None:
     assert len({body.name for body in CORPUS}) == len(CORPUS) >= 300
 
 

@@ -83,11 +83,12 @@ def _places(value: Any, path: tuple[str | int, ...] = ()) -> Iterator[tuple[str 
         yield from _places(part, (*path, key))
 
 
-def _with(body: Any, path: tuple[str | int, ...], field: str) -> Any:
+def _with(body: Any, path: tuple[str | int, ...], fields: dict[str, Any]) -> Any:
+    """The body with these fields in one of its objects."""
     changed = place = json.loads(json.dumps(body))
     for step in path:
         place = place[step]
-    place[field] = INJECTED[field]
+    place.update({name: value for name, value in fields.items() if name not in place})
     return changed
 
 
@@ -99,16 +100,28 @@ async def _engine_gets(api: Api, route: str, body: Any, **headers: str) -> tuple
     return reply.status_code, sorted(api.engine.requests, key=repr)
 
 
-async def _changes_nothing(api: Api, name: str, field: str, path: tuple[str | int, ...]) -> None:
-    """In the body it is refused, or ignored in a trainer's format; in query and headers it is nobody's."""
+async def _refused(api: Api, name: str, field: str, path: tuple[str | int, ...]) -> None:
+    """One of the service's own routes says that it knows no such field."""
+    route, body = ROUTES[name]
+    assert await _engine_gets(api, route, _with(body, path, {field: INJECTED[field]})) == (422, [])
+
+
+async def _ignored(api: Api, name: str, path: tuple[str | int, ...]) -> None:
+    """All of them in one object of a trainer's request: the engine is asked what it is asked without them."""
     route, body = ROUTES[name]
     status, wanted = await _engine_gets(api, route, body)
     assert status == 200
-    found = await _engine_gets(api, route, _with(body, path, field))
-    assert found == ((200, wanted) if route in IGNORING else (422, []))
-    text = json.dumps(INJECTED[field])
-    header = {f"X-{field.strip('_').replace('_', '-')}": text}
-    assert await _engine_gets(api, f"{route}?{field}={quote(text)}", body, **header) == (200, wanted)
+    assert wanted
+    assert await _engine_gets(api, route, _with(body, path, INJECTED)) == (200, wanted)
+
+
+async def _nobody_s(api: Api, name: str) -> None:
+    """In the query and in headers nothing is read but what the description names."""
+    route, body = ROUTES[name]
+    values = {field: json.dumps(value) for field, value in INJECTED.items()}
+    query = "&".join(f"{field}={quote(text)}" for field, text in values.items())
+    headers = {f"X-{field.strip('_').replace('_', '-')}": text for field, text in values.items()}
+    assert await _engine_gets(api, f"{route}?{query}", body, **headers) == await _engine_gets(api, route, body)
 
 
 async def _names_no_model(api: Api, name: str, model: str) -> None:
@@ -138,14 +151,16 @@ def _injections() -> Iterator[Probe]:
         for model in MODELS:
             yield Probe(f"model {model} in {name}", partial(_names_no_model, name=name, model=model))
     for name, (route, body) in ROUTES.items():
-        known = {"model"} if route in IGNORING else set()  # chooses a judge by its name: tried above
+        yield Probe(f"query and headers of {name}", partial(_nobody_s, name=name))
         whole, *inside = _places(body)
+        if route in IGNORING:
+            for path in (whole, *inside):
+                yield Probe(f"all of them in {name}{list(path)}", partial(_ignored, name=name, path=path))
+            continue
         tried = [(whole, field) for field in INJECTED]
         tried += [(path, field) for path in inside for field in random.sample(sorted(INJECTED), INSIDE)]
         for path, field in tried:
-            if field not in known:
-                where = "".join(f"[{step}]" for step in path)
-                yield Probe(f"{field} in {name}{where}", partial(_changes_nothing, name=name, field=field, path=path))
+            yield Probe(f"{field} in {name}{list(path)}", partial(_refused, name=name, field=field, path=path))
 
 
 INJECTIONS = Family(
