@@ -136,7 +136,6 @@ async def test_nothing_is_smuggled(api: Api, name: str) -> None:
 @pytest.mark.parametrize("name", LINES)
 async def test_broken_heads_are_refused(api: Api, name: str) -> None:
     statuses = await exchange(api, LINES[name])
-    assert len(statuses) <= 1
     assert all(400 <= status < 500 for status in statuses), statuses
     assert await alive(api)
 

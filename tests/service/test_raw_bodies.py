@@ -73,6 +73,7 @@ def mutated(body: bytes, random: Random) -> bytes:
     return body
 
 
+@pytest.mark.timeout(1800)
 async def test_no_mutation_is_an_error_of_ours(api: Api, request: pytest.FixtureRequest) -> None:
     random = Random(request.config.option.hypothesis_seed)
     seen: dict[int, int] = {}
