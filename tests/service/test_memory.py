@@ -26,7 +26,7 @@ REQUESTS, REQUESTS_MIB = 10_000, 20.0
 LIMIT = 4 * MIB
 SMALL_CACHES = {"GRAM_CACHE__ENTRIES": "300", "GRAM_SCORE_HEALTH__WINDOW": "100"}
 """What is kept on purpose is full after the warm-up, so that growth behind it is none."""
-WARM_UP, WARM_UP_CHARS = 250, 8000
+WARM_UP, WARM_UP_CHARS = 250, 5000
 START_S = 300
 """A machine that is busy with other tests takes its time."""
 
