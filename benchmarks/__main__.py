@@ -56,7 +56,8 @@ OVERLOAD = (load, saturation, deadlines, disconnects, drain)
 ALL = (*SERVICE, *OVERLOAD, generation, train, padding)
 MEASUREMENTS: dict[str, ModuleType] = {module.__name__.rpartition(".")[2]: module for module in ALL}
 WITH_URL = (prefix, heldout, votes)
-WITHOUT_MODEL = (startup, commit, client, health, soak, hostile, defects, train, padding, generation, openrlhf, *OVERLOAD)
+SOAKS = (soak, hostile, defects)
+WITHOUT_MODEL = (startup, commit, client, health, train, padding, generation, openrlhf, *SOAKS, *OVERLOAD)
 
 
 def parse(command_line: Sequence[str]) -> Namespace:

@@ -45,7 +45,7 @@ def server() -> Iterator[Api]:
 
 
 FULL_COUNT = 20_000
-EACH = 2 * FULL_COUNT // len(OPERATIONS)
+EACH = 3 * FULL_COUNT // (2 * len(OPERATIONS))
 """Operations without a body have few different requests, and run out of them."""
 QUIET: dict[str, Any] = {
     "database": None,
