@@ -122,8 +122,7 @@ class Prepared:
 
 
 def prepare(judge: Judge, comparison: Comparison, memo: TextMemo) -> Prepared:
-    """Render and tokenize both orders. Raises `TokenLimitExceeded` (nothing is truncated), `RefusedText`,
-    `InvalidInput`."""
+    """Render and tokenize both orders. Raises `TokenLimitExceeded` (never truncates), `RefusedText`, `InvalidInput`."""
     flags = comparison_flags(judge, comparison, memo)
     refuse(judge, flags)
     pair, swapped = canonical(comparison)

@@ -1,3 +1,4 @@
+# long: one table of every setting, and how it is read
 """Every setting, read once into one frozen object. Nothing else in the project reads the environment.
 
 Sources, strongest first: command line, environment (``GRAM_`` prefix, ``__`` between levels, as in
