@@ -83,11 +83,13 @@ class CallMiddleware:
             self._record(call, status, scope, span)
 
     def _problem_with(self, headers: Headers) -> ServiceError | None:
-        """Of a body that is announced too large, twice, or in a coding that is not undone: a proxy that believes the
-        other announcement would take what follows for a request of somebody else (RFC 9112, 6.3)."""
+        """Of two hosts, or of a body announced too large, twice, or in a coding that is not undone: a proxy that
+        believes the other announcement would take what follows for a request of somebody else (RFC 9112, 6.3)."""
         codings = [coding.strip().lower() for coding in headers.getlist("transfer-encoding")]
         if codings and (codings != ["chunked"] or "content-length" in headers):
             return BadRequest("Send the body with Content-Length or with Transfer-Encoding: chunked, and nothing else.")
+        if len(headers.getlist("host")) > 1:
+            return BadRequest("Send one Host header.")
         return too_large(self._max_body_bytes) if _declared(headers) > self._max_body_bytes else None
 
     def _record(self, call: Call, status: int, scope: Scope, span: RequestSpan) -> None:
