@@ -1,4 +1,3 @@
-# long: one table of every setting, and how it is read
 """Every setting, read once into one frozen object. Nothing else in the project reads the environment.
 
 Sources, strongest first: command line, environment (``GRAM_`` prefix, ``__`` between levels, as in
@@ -26,7 +25,9 @@ from pydantic_settings import (
 )
 
 from service.errors import StartupError
-from pydantic import AwareDatetime, Field, SecretStr, ValidationError, field_validator, model_validator
+from service.sections import CacheSettings, LogSettings, ScoreHealthSettings, TracingSettings, WeightSettings
+from service.sections import Section as _Section
+from service.types import OnBudget, Scope, TextFlag
 
 PREFIX = "GRAM_"
 CONFIG_VARIABLE = "GRAM_CONFIG"

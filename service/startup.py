@@ -104,10 +104,7 @@ def _plans(settings: Settings, manifest: Manifest | None) -> list[JudgePlan]:
         return [plan_of(entry) for entry in entries]
     if isinstance(settings.engine, FakeSettings):
         return [_plain(name, get_family(name)) for name in ("gram", "gram_r2")]
-    raise StartupError(
-        f"The checkpoint {settings.engine.model} carries no judge.json; say what it is with --family, "
-        "or with [[judges]] name and family in the configuration."
-    )
+    raise StartupError(f"{settings.engine.model} carries no judge.json; say what it is with --family or [[judges]].")
 
 
 def _plain(name: str, family: Family) -> JudgePlan:
@@ -369,7 +366,7 @@ def make_judge(plan: JudgePlan, engine: Engine, tokenizer: ChatTokenizer) -> Jud
 async def probe(judge: Judge) -> None:
     """One read of the judge's model. Raises `ServiceError` where it gives no finite number."""
     if judge.is_scalar:
-        ids = prepare_one(judge, SAMPLE.prompt, SAMPLE.first)
+        ids, _ = prepare_one(judge, SAMPLE.prompt, SAMPLE.first)
         completion = await judge.engine.complete(scalar_request(judge, ids, None, conversation_key(SAMPLE.prompt)))
         read_scalar(completion.score)
     else:
