@@ -85,11 +85,11 @@ def _write(folder: Path) -> TinyCheckpoints:
         described = json.loads((folder / "checkpoints" / name / "config.json").read_text())
         described["max_position_embeddings"] = 4096
         (folder / "checkpoints" / name / "config.json").write_text(json.dumps(described))
-    torch.manual_seed(21)
-    for name, shape in (("second", (64,)), ("other", (128,))):
+    for name in ("second", "other"):
         file = folder / "checkpoints" / name / "model.safetensors"
         weights = load_file(file)
-        weights["lm_head.weight"] = torch.randn(len(weights["lm_head.weight"]), *shape) * 0.3
+        head = -weights["lm_head.weight"]  # prefers what the first one does not
+        weights["lm_head.weight"] = head if name == "second" else torch.cat([head, head], dim=1)
         save_file(weights, file, metadata={"format": "pt"})
     for name, scale in (("soft", 1.0), ("hard", -2.0)):
         shutil.copytree(made.adapter, folder / "adapters" / name)
