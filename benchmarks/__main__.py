@@ -16,6 +16,8 @@ from benchmarks import (
     defects,
     disconnects,
     drain,
+    endurance,
+    faults,
     generation,
     health,
     heldout,
@@ -43,6 +45,8 @@ SERVICE = (
     repeatability,
     startup,
     kill,
+    faults,
+    endurance,
     commit,
     client,
     health,
@@ -57,7 +61,7 @@ ALL = (*SERVICE, *OVERLOAD, generation, train, padding)
 MEASUREMENTS: dict[str, ModuleType] = {module.__name__.rpartition(".")[2]: module for module in ALL}
 WITH_URL = (prefix, heldout, votes)
 SOAKS = (soak, hostile, defects)
-WITHOUT_MODEL = (startup, commit, client, health, train, padding, generation, openrlhf, *SOAKS, *OVERLOAD)
+WITHOUT_MODEL = (endurance, startup, commit, client, health, train, padding, generation, openrlhf, *SOAKS, *OVERLOAD)
 
 
 def parse(command_line: Sequence[str]) -> Namespace:

@@ -17,6 +17,7 @@ from typing import Any
 
 from benchmarks.figures import Bar, Report
 from benchmarks.machine import ROOT, describe_machine
+from benchmarks.strikes import KINDS
 
 SUMMARY = "Every example must pass; `--hypothesis-seed` with the seed named repeats a part."
 DOCS = ROOT / "docs" / "soak.md"
@@ -123,6 +124,14 @@ PARTS: Mapping[str, Part] = {
         )
         for n in range(1, 6)
     },
+    **{
+        f"fault-{name}": Part(f"10 times: {kind.what}", examples=10, measurement=("faults", "--kind", name))
+        for name, kind in KINDS.items()
+    },
+    "fault-service": Part(
+        "20 times SIGKILL of the service", examples=20, measurement=("faults", "--kind", "service", "--times", "20")
+    ),
+    "endurance": Part("a fault a minute", examples=28, measurement=("endurance", "--minutes", "29")),
 }
 
 
@@ -179,6 +188,8 @@ def _run(name: str, seed: int, scale: float, workers: int, commit: str) -> Resul
     """One part through pytest; what fails is on the terminal."""
     part = PARTS[name]
     print(f"{name}: {part.what} (seed {seed})", flush=True)
+    if part.measurement:
+        return _measure(name, part, seed, scale, commit)
     with tempfile.TemporaryDirectory() as folder:
         junit = Path(folder) / "junit.xml"
         command = [sys.executable, "-m", "pytest", "-q", "-n", str(workers), f"--junitxml={junit}"]

@@ -20,8 +20,9 @@ from service import logs
 from service.app import build_app
 from service.auth import hash_key
 from service.errors import InvalidInput, StartupError
+from service.lifeline import die_with_parent
 from service.replay import replay
-from service.server import CUT_OFF, Server, bound_socket, raise_file_limit, server_config
+from service.server import Server, bound_socket, raise_file_limit, server_config
 from service.settings import Settings, load_settings
 from service.startup import load_manifest, plan_judges
 
@@ -39,12 +40,13 @@ async def serve(settings: Settings) -> int:
         async with app.router.lifespan_context(app):
             server = Server(server_config(app, settings), app, settings)
             await server.serve([listener])
-    return CUT_OFF if server.admission.cut_off else 0
+            return server.status
 
 
 def main(arguments: list[str] | None = None) -> int:
     """The process's exit status: 0; 1 for a service that cut requests off when it stopped, and for commands that found
-    something wrong; 2 for a service that must not start; 130 for one stopped while it started."""
+    something wrong; 2 for a service that must not start; 3 for one whose engine failed for good; 130 for one stopped
+    while it started."""
     options = _parser().parse_args(arguments)
     try:
         return int(options.run(options))
@@ -146,6 +148,8 @@ def _interrupt(sig: int, frame: FrameType | None) -> None:
     raise KeyboardInterrupt
 
 
-# The guard matters: vLLM starts its engine process by importing this module again.
+# The guards matter: vLLM starts its engine's processes by importing this module again, under the second name.
+if __name__ == "__mp_main__":
+    die_with_parent()
 if __name__ == "__main__":
     sys.exit(main())

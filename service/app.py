@@ -20,10 +20,13 @@ from service.auth import ApiKey, Authenticator
 from service.cohorts import Assembler
 from service.context import Gate, Service
 from service.engines.base import Engine, fingerprint_weights
+from service.engines.supervised import SupervisedEngine
 from service.errors import BodyTooLarge, InvalidInput, InvalidJson, NotFound, ServiceError
-from service.health import Health
+from service.health import Health, Patience
+from service.manifest import Manifest
 from service.metrics import Metrics
 from service.middleware import CLIENT_GONE, CallMiddleware, too_large
+from service.recovery import Recovery, RecoveryPolicy
 from service.reference_file import load_references
 from service.rewards import RewardDesk, Watched
 from service.routes import (
@@ -47,22 +50,23 @@ from service.seating import Seating
 from service.settings import Settings
 from service.spans import Tracing
 from service.startup import (
+    JudgePlan,
     build_judges,
+    engine_maker,
     load_manifest,
     load_tokenizer,
     open_commit_log,
     pick_cohorts,
-    pick_engine,
     pick_references,
     pick_store,
     pick_tracing,
     plan_judges,
     self_test,
-    share_answers,
 )
 from service.stores.base import RewardStore
 from service.stores.cohorts_base import Policy
 from service.stores.references_base import ReferenceStore
+from service.supervision import recovery_policy, share_answers, supervise
 from service.weights import Change, Served, WeightDesk
 
 log = logging.getLogger("gram.app")
@@ -187,23 +191,41 @@ async def running(gate: Gate, engine: Engine | None, store: RewardStore | None) 
         cohorts = await _cohorts(gate, stack)
         references = await _references(settings, stack)
         tokenizer = await load_tokenizer(settings)
-        engine = engine or pick_engine(settings, plans, manifest, gate.metrics.registry)
-        engine = share_answers(settings, engine, gate.metrics)
-        stack.push_async_callback(engine.close)
-        await engine.start()
-        scorer = Scorer(await build_judges(plans, engine, tokenizer))
+        supervised = _supervised(settings, plans, manifest, gate, engine)
+        shared = share_answers(settings, supervised, gate.metrics)
+        stack.push_async_callback(shared.close)
+        await shared.start()
+        scorer = Scorer(await build_judges(plans, shared, tokenizer))
         await self_test(scorer, plans)
         fingerprint = await asyncio.to_thread(fingerprint_weights, settings.engine.model)
         served = Served(settings.engine.model, manifest, tuple(plans), tokenizer, fingerprint)
-        changes = _weight_desk(gate, engine, scorer, served, cohorts)
+        changes = _weight_desk(gate, shared, scorer, served, cohorts)
         stack.push_async_callback(changes.close)
-        limits = settings.limits
-        watchdog = Health(engine, store, gate.admission, limits.stall_s, limits.fatal_stall_s)
-        _watch(gate, engine, watchdog)
+        policy = RecoveryPolicy() if engine is not None else recovery_policy(settings)
+        watchdog = _watchdog(gate, supervised, store, policy)
         stack.push_async_callback(_stop, asyncio.create_task(watchdog.watch()))
         stack.push_async_callback(_stop, asyncio.create_task(_publish_health(gate, store)))
         desk, seating = RewardDesk(store, commit_log, _watched(gate)), Seating(settings.cohorts.keep_s)
-        yield Service(settings, engine, store, scorer, desk, cohorts, references, seating, watchdog, changes)
+        yield Service(settings, shared, store, scorer, desk, cohorts, references, seating, watchdog, changes)
+
+
+def _supervised(
+    settings: Settings, plans: Sequence[JudgePlan], manifest: Manifest | None, gate: Gate, engine: Engine | None
+) -> SupervisedEngine:
+    """The configured engine, or the one that was handed in: of that there is one only, and it is asked nothing else."""
+    if engine is not None:
+        return SupervisedEngine(lambda: engine, None, settings.limits.max_deadline_ms / 1000)
+    log.info("starting the engine %s; the port opens when it has answered", settings.engine.type)
+    return supervise(engine_maker(settings, plans, manifest, gate.metrics.registry), settings, plans)
+
+
+def _watchdog(gate: Gate, engine: SupervisedEngine, store: RewardStore, policy: RecoveryPolicy) -> Health:
+    limits, counted = gate.settings.limits, gate.metrics.restarts
+    recovery = Recovery(engine, gate.admission, policy, lambda outcome: counted.labels(outcome).inc())
+    patience = Patience(limits.canary_s, limits.stall_s, limits.fatal_stall_s)
+    watchdog = Health(engine, store, gate.admission, patience, recovery)
+    _watch(gate, engine, watchdog)
+    return watchdog
 
 
 def _weight_desk(gate: Gate, engine: Engine, scorer: Scorer, served: Served, cohorts: Assembler) -> WeightDesk:
@@ -288,6 +310,7 @@ def _watch(gate: Gate, engine: Engine, watchdog: Health) -> None:
     metrics.watch("gram_requests_inside", "Requests inside.", lambda: admission.running)
     metrics.watch("gram_engine_unfinished", "Prompts in the engine.", lambda: engine.progress.unfinished)
     metrics.watch("gram_engine_stalled_seconds", "Time with work but without output.", lambda: watchdog.stalled_s)
+    metrics.watch("gram_ready", "1 while requests are welcome.", lambda: float(watchdog.is_ready))
 
 
 async def _publish_health(gate: Gate, store: RewardStore) -> None:

@@ -103,6 +103,7 @@ class Metrics:
         self.errors = Counter(
             "gram_errors", "Requests with this error, of the whole or of an item.", ["code"], registry=r
         )
+        self.restarts = Counter("gram_engine_restarts", "Engines started after one failed.", ["outcome"], registry=r)
         self.rejected = Counter("gram_rejected", "Requests that found no room or no time.", ["reason"], registry=r)
         self.queues = QueueGauges(r)
         self.weights = WeightMetrics(r)

@@ -45,8 +45,12 @@ CUT_OFF = 1
 """Exit status: requests were still running when the time to drain was over, or nobody waited for them. 0: none was."""
 
 
+ENGINE_FAILED = 3
+"""Exit status: the engine failed, and nothing more is done about it here (`service.recovery`)."""
+
+
 class Server(uvicorn.Server):
-    """uvicorn that drains the application before it stops listening."""
+    """uvicorn that drains the application before it stops listening, and that stops when the engine failed for good."""
 
     def __init__(self, config: uvicorn.Config, app: FastAPI, settings: Settings) -> None:
         super().__init__(config)
@@ -65,6 +69,25 @@ class Server(uvicorn.Server):
             stop_hard(f"a second signal ({sig})")
         self._is_stopping = True
         asyncio.get_running_loop().call_soon_threadsafe(self._begin_to_stop)
+
+    async def on_tick(self, counter: int) -> bool:
+        """Whether to stop, asked ten times a second."""
+        if self.engine_failed and not self._is_stopping:
+            self._is_stopping = True
+            self._begin_to_stop()
+        return await super().on_tick(counter)
+
+    @property
+    def engine_failed(self) -> bool:
+        """For good: as `recovery.on_failure` and `recovery.max_restarts` have it."""
+        return self._app.state.service.health.given_up is not None
+
+    @property
+    def status(self) -> int:
+        """The process's exit status; asked before the application is closed."""
+        if self.engine_failed:
+            return ENGINE_FAILED
+        return CUT_OFF if self.admission.cut_off else 0
 
     async def serve(self, sockets: list[socket.socket] | None = None) -> None:
         try:

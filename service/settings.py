@@ -10,7 +10,6 @@ from __future__ import annotations
 import ipaddress
 import os
 from collections.abc import Mapping
-from importlib.resources import files
 from pathlib import Path
 from tomllib import TOMLDecodeError
 from typing import Annotated, Any, Literal
@@ -24,9 +23,10 @@ from pydantic_settings import (
     TomlConfigSettingsSource,
 )
 
+from service.engine_settings import EngineSettings, RecoverySettings, VllmSettings
+from service.engine_settings import demo_model as demo_model  # where callers look for it
 from service.errors import StartupError
-from service.sections import CacheSettings, LogSettings, ScoreHealthSettings, TracingSettings, WeightSettings
-from service.sections import Section as _Section
+from service.sections import CacheSettings, LogSettings, ScoreHealthSettings, Section, TracingSettings, WeightSettings
 from service.types import OnBudget, Scope, TextFlag
 
 PREFIX = "GRAM_"
@@ -38,18 +38,13 @@ CLIENTS = f"{PREFIX}CLIENT_"
 """Where a client finds the service: no settings either, and often set in the same shell."""
 
 
-def demo_model() -> str:
-    """The checkpoint that comes with the service."""
-    return str(files("service") / "demo")
-
-
 def state_dir() -> Path:
     """Where a user's programs keep state (XDG base directories)."""
     base = os.environ.get("XDG_STATE_HOME")
     return (Path(base) if base else Path.home() / ".local" / "state") / "gram-service"
 
 
-class ServerSettings(_Section):
+class ServerSettings(Section):
     """``drain_s`` is how long running requests may go on after SIGTERM; beyond ``max_connections`` only probes are
     answered. Times are seconds."""
 
@@ -71,10 +66,13 @@ class ServerSettings(_Section):
             return False
 
 
-class LimitSettings(_Section):
+class LimitSettings(Section):
     """``max_prompts`` bounds the engine prompts of all requests inside the service together (a comparison is two),
     ``max_tokens`` their tokens, as guessed from texts; ``max_waiting`` the requests in line for room (native routes).
-    An engine with work but without output is not ready after ``stall_s`` and not alive after ``fatal_stall_s``."""
+
+    An engine that has given no output for ``stall_s`` is not ready, after ``fatal_stall_s`` it has failed; one that is
+    silent for ``canary_s`` is asked for a token, so that idleness and a hang are told apart (0: never asked).
+    """
 
     max_body_bytes: int = Field(4 * 1024 * 1024, ge=1024, le=256 * 1024 * 1024)
     max_prompts: int = Field(16_384, ge=2)
@@ -84,9 +82,10 @@ class LimitSettings(_Section):
     max_deadline_ms: int = Field(600_000, ge=1, le=3_600_000)
     stall_s: float = Field(30.0, gt=0)
     fatal_stall_s: float = Field(120.0, gt=0)
+    canary_s: float = Field(4.0, ge=0)
 
 
-class KeySettings(_Section):
+class KeySettings(Section):
     """``sha256`` is the hex digest of the key itself; the key is never stored. ``id`` may appear in logs. From
     ``expires`` on, a time with its zone, the key is unknown."""
 
@@ -96,7 +95,7 @@ class KeySettings(_Section):
     expires: AwareDatetime | None = None
 
 
-class CohortSettings(_Section):
+class CohortSettings(Section):
     """Groups whose members arrive one by one. After a group's deadline ``judge_partial`` judges those who came if they
     are ``quorum`` or more, ``fail`` nobody. ``keep_s`` is how long a result answers late duplicates."""
 
@@ -108,7 +107,7 @@ class CohortSettings(_Section):
     max_bytes: int = Field(256 * 1024 * 1024, ge=1024)
 
 
-class CompatSettings(_Section):
+class CompatSettings(Section):
     """The routes that speak trainers' own wire formats, where a request cannot say any of this itself.
 
     ``judge``: the first usable one where it is None. ``queue`` normalizes rewards as /score's ``normalize`` would, with
@@ -137,7 +136,7 @@ class CompatSettings(_Section):
         return tokens
 
 
-class ReferenceSettings(_Section):
+class ReferenceSettings(Section):
     """Responses to compare with, by prompt. ``file``: JSON lines of prompt and reference, stored at each start."""
 
     file: Path | None = None
@@ -145,7 +144,7 @@ class ReferenceSettings(_Section):
     max_bytes: int = Field(1024**3, ge=1024)
 
 
-class AuthSettings(_Section):
+class AuthSettings(Section):
     """Without keys everybody may do everything, which is refused beyond loopback unless ``allow_unauthenticated``.
 
     ``secret`` (absent: drawn at start-up) derives each key's prefix-cache salt; replicas on the same engines share it.
@@ -170,7 +169,7 @@ class AuthSettings(_Section):
         return secret
 
 
-class JudgeSettings(_Section):
+class JudgeSettings(Section):
     """One judge on the engine's model, or on the LoRA adapter of that name. None = what the family says.
 
     A rationale that says one piece of text ``stop_repetition`` times in a row is stopped; 0 lets it go on. A response
@@ -195,70 +194,7 @@ class JudgeSettings(_Section):
         return times
 
 
-class FakeSettings(_Section):
-    """The engine without a model: answers are a hash of the prompt. For trying the API and for tests."""
-
-    type: Literal["fake"] = "fake"
-    model: str = "fake"
-    max_model_len: int = Field(8192, ge=64)
-    delay_s: float = Field(0.0, ge=0)
-    token_delay_s: float = Field(0.0, ge=0)
-
-
-class _CheckpointSettings(_Section):
-    """``trust_remote_code`` runs Python files of the checkpoint; without it a checkpoint that names any is refused."""
-
-    model: str = Field(default_factory=demo_model)
-    weight_version: str | None = None
-    trust_remote_code: bool = False
-
-
-class VllmSettings(_CheckpointSettings):
-    """vLLM in this process. None means the measured default for the device; ``extra`` goes to its engine arguments."""
-
-    type: Literal["vllm"] = "vllm"
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    max_model_len: int | None = Field(None, ge=64)
-    max_num_seqs: int = Field(256, ge=1)
-    max_num_batched_tokens: int | None = Field(None, ge=1)
-    block_size: int | None = Field(None, ge=1)
-    kv_cache_bytes: int | None = Field(None, ge=1)
-    enforce_eager: bool | None = None
-    tensor_parallel_size: int = Field(1, ge=1)
-    pipeline_parallel_size: int = Field(1, ge=1)
-    data_parallel_size: int = Field(1, ge=1)
-    adapters: dict[str, str] = Field(default_factory=dict)
-    max_adapters: int = Field(0, ge=0, le=1024)
-    max_adapter_rank: int = Field(16, ge=1)
-    extra: dict[str, Any] = Field(default_factory=dict)
-
-
-class RemoteSettings(_CheckpointSettings):
-    """OpenAI-compatible vLLM servers, which hold the weights. ``model`` is where tokenizer and manifest lie."""
-
-    type: Literal["remote"] = "remote"
-    urls: tuple[str, ...] = Field(min_length=1)
-    served_model: str | None = None
-    api_key: SecretStr | None = None
-    connect_timeout_s: float = Field(5.0, gt=0)
-    read_timeout_s: float = Field(600.0, gt=0)
-    check_interval_s: float = Field(2.0, gt=0)
-    max_connections: int = Field(512, ge=1)
-
-
-class TransformersSettings(_CheckpointSettings):
-    """The reference engine: slow, runs where vLLM does not."""
-
-    type: Literal["transformers"] = "transformers"
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
-    max_model_len: int | None = Field(None, ge=64)
-    adapters: dict[str, str] = Field(default_factory=dict)
-    reuse_prefixes: bool = False
-
-
-class _StoreSettings(_Section):
+class _StoreSettings(Section):
     """``commit_log``: a file that gets one line per commit, for `python -m service replay`."""
 
     commit_log: Path | None = None
@@ -291,9 +227,6 @@ class RedisStoreSettings(_StoreSettings):
     max_connections: int = Field(64, ge=1)
 
 
-EngineSettings = Annotated[
-    VllmSettings | RemoteSettings | TransformersSettings | FakeSettings, Field(discriminator="type")
-]
 StoreSettings = Annotated[SqliteStoreSettings | MemoryStoreSettings | RedisStoreSettings, Field(discriminator="type")]
 
 
@@ -305,6 +238,7 @@ class Settings(BaseSettings):
     )
 
     engine: EngineSettings = Field(default_factory=VllmSettings)
+    recovery: RecoverySettings = RecoverySettings()
     store: StoreSettings = Field(default_factory=SqliteStoreSettings)
     judges: tuple[JudgeSettings, ...] = ()
     server: ServerSettings = ServerSettings()

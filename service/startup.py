@@ -7,33 +7,29 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any
 
 from prometheus_client import CollectorRegistry
 
 from service.commit_log import CommitLog
+from service.engine_settings import FakeSettings, RemoteSettings, VllmSettings
 from service.engines.base import Engine, Repetition, prompt_limit
-from service.engines.deduplicated import Answers, DeduplicatedEngine, Outcome
 from service.errors import ServiceError, StartupError
 from service.judge import Judge
 from service.judging.base import Family, read_labels, read_scalar, template_hash
 from service.judging.registry import get_family
 from service.judgment import TextMemo, conversation_key, label_request, prepare, prepare_one, scalar_request
 from service.manifest import JudgeEntry, Manifest, SelfTest
-from service.metrics import Metrics
 from service.remote_code import refuse_remote_code
 from service.scoring import Scorer, Trace
 from service.settings import (
     DEFAULT_REPETITION,
-    FakeSettings,
     MemoryStoreSettings,
     RedisStoreSettings,
-    RemoteSettings,
     Settings,
-    VllmSettings,
 )
 from service.spans import NO_TRACING, Tracing
 from service.stores.base import RewardStore
@@ -154,9 +150,21 @@ def plan_of(entry: JudgeEntry) -> JudgePlan:
 def pick_engine(
     settings: Settings, plans: Sequence[JudgePlan], manifest: Manifest | None, registry: CollectorRegistry
 ) -> Engine:
-    """The configured engine, not started. Imports stand here so that `fake` and `remote` never load vLLM or a model."""
-    wanted = settings.engine
+    """The configured engine, not started."""
+    return engine_maker(settings, plans, manifest, registry)()
+
+
+def engine_maker(
+    settings: Settings, plans: Sequence[JudgePlan], manifest: Manifest | None, registry: CollectorRegistry
+) -> Callable[[], Engine]:
+    """What builds the configured engine, as often as it is called. Raises `StartupError`."""
     fields = engine_fields(settings, plans, manifest)
+    return lambda: _engine(settings, fields, registry)
+
+
+def _engine(settings: Settings, fields: Mapping[str, Any], registry: CollectorRegistry) -> Engine:
+    """Imports stand here so that `fake` and `remote` never load vLLM or a model."""
+    wanted = settings.engine
     if isinstance(wanted, FakeSettings):
         from service.engines.fake import FakeEngine, FakeOptions
 
@@ -174,25 +182,14 @@ def pick_engine(
     return TransformersEngine(TransformersOptions(**fields))
 
 
-def share_answers(settings: Settings, engine: Engine, metrics: Metrics) -> Engine:
-    """The engine, asked only once for what is asked again, unless the cache is off."""
-    wanted = settings.cache
-    counted = {outcome: metrics.repeats.labels(outcome) for outcome in get_args(Outcome)}
-    answers = Answers(0, 0)
-    if wanted.entries and wanted.bytes:
-        shared = DeduplicatedEngine(engine, wanted.entries, wanted.bytes, lambda outcome: counted[outcome].inc())
-        engine, answers = shared, shared.answers
-    metrics.watch("gram_cache_entries", "Answers kept for requests that come again.", lambda: len(answers))
-    metrics.watch("gram_cache_bytes", "Memory they take.", lambda: answers.bytes)
-    return engine
-
-
 def engine_fields(settings: Settings, plans: Sequence[JudgePlan], manifest: Manifest | None) -> dict[str, Any]:
     """The engine's options: the settings, and what follows from judges and manifest. Raises `StartupError`."""
     wanted = settings.engine
     fields = wanted.model_dump(exclude={"type"}, exclude_none=True)
     if isinstance(wanted, FakeSettings):
-        return fields
+        from service.engines.fake_faults import FaultPlan, PlannedFault
+
+        return fields | {"faults": FaultPlan([PlannedFault(**fault.model_dump()) for fault in wanted.faults])}
     if isinstance(wanted, VllmSettings):
         fields["traces_endpoint"], fields["json_logs"] = settings.tracing.endpoint, settings.log.format == "json"
     scalar = {plan.family.reads == "scalar" for plan in plans}

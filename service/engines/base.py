@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import time
 from collections.abc import AsyncIterator, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -118,10 +119,12 @@ class TextDelta:
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """``since`` is ``time.monotonic()`` at the engine's last output, or when work reached it while it was idle."""
+    """``since`` is ``time.monotonic()`` at the engine's last output, or when work reached it while it was idle;
+    ``last`` is that of its last output, or of its beginning, whatever reached it since."""
 
     unfinished: int
     since: float
+    last: float = -math.inf
 
     def stalled_s(self, now: float) -> float:
         """Seconds with work but without output; 0 for an idle engine. A hung engine is known by this alone."""
@@ -133,7 +136,7 @@ class ProgressMeter:
 
     def __init__(self) -> None:
         self._unfinished = 0
-        self._since = time.monotonic()
+        self._since = self._last = time.monotonic()
 
     @contextmanager
     def request(self) -> Iterator[None]:
@@ -148,11 +151,11 @@ class ProgressMeter:
 
     def moved(self) -> None:
         """The engine gave some output."""
-        self._since = time.monotonic()
+        self._since = self._last = time.monotonic()
 
     @property
     def progress(self) -> Progress:
-        return Progress(self._unfinished, self._since)
+        return Progress(self._unfinished, self._since, self._last)
 
 
 class Engine(Protocol):
@@ -244,6 +247,12 @@ def adaptable(engine: Engine) -> Adaptable:
         kind = engine.info.engine
         raise NotApplied(f"The {kind} engine takes no adapters while it runs; name them in its configuration.")
     return engine
+
+
+def is_sound(completion: Completion) -> bool:
+    """Whether all its numbers are finite; a model with broken weights answers quickly, and with NaN."""
+    numbers = (*completion.label_logprobs, completion.score, completion.log_likelihood)
+    return all(math.isfinite(number) for number in numbers if number is not None)
 
 
 def prompt_limit(task: Task, max_model_len: int) -> int:

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import math
 import sys
 from array import array
 from collections import OrderedDict
@@ -22,7 +21,7 @@ from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from service.engines.base import Engine, EngineInfo, EngineRequest, Progress, TextDelta, adaptable, reloadable
+from service.engines.base import Engine, EngineInfo, EngineRequest, Progress, TextDelta, adaptable, is_sound, reloadable
 from service.types import Completion
 
 Outcome = Literal["hit", "joined", "miss"]
@@ -104,7 +103,7 @@ class DeduplicatedEngine:
 
         async def ask() -> Completion:
             completion = await self.engine.complete(request)
-            if flights is self._flights and _is_sound(completion):
+            if flights is self._flights and is_sound(completion):
                 self.answers.put(key, completion)
             return completion
 
@@ -192,11 +191,6 @@ def request_key(request: EngineRequest, info: EngineInfo) -> bytes | None:
 
 def _as_cached(completion: Completion) -> Completion:
     return replace(completion, cached_tokens=completion.prompt_tokens)
-
-
-def _is_sound(completion: Completion) -> bool:
-    numbers = (*completion.label_logprobs, completion.score, completion.log_likelihood)
-    return all(math.isfinite(number) for number in numbers if number is not None)
 
 
 _ENTRY_BYTES, _ALIGNMENT = 160, 16

@@ -1,7 +1,7 @@
 """The engine without a model: answers are a function of the prompt ids, so a service on it is quick and repeatable.
 
 It is a product feature (try the API, test a trainer's client) and the double of the test suite: faults, delays and a
-prefix cache can be asked for. Nothing depends on the clock or on Python's hash seed.
+prefix cache can be asked for. No answer depends on the clock or on Python's hash seed.
 """
 
 from __future__ import annotations
@@ -29,10 +29,11 @@ from service.engines.base import (
     goes_round,
     room_for,
 )
-from service.errors import EngineDead, JudgmentFailed
+from service.engines.fake_faults import CallFault, FaultPlan
+from service.errors import EngineDead, JudgmentFailed, StartupError
 from service.types import Completion, FinishReason
 
-Fault = Literal["hang", "die", "nan", "abort"]
+Fault = CallFault
 Answer = Literal["gram_r2", "rm_r1"]
 TASKS: tuple[Task, ...] = ("label", "generate", "scalar", "likelihood")
 CACHE_BLOCK = 32
@@ -79,7 +80,8 @@ class FakeOptions:
 
     ``script`` writes the text of a generation, ``label_logits`` the logits of the labels and ``score`` a scalar read
     (all default to a hash of the prompt); ``fault`` is a fault for every request, or a function that names one
-    request's. ``delay_s`` passes before each answer, ``token_delay_s`` before each streamed piece.
+    request's, and ``faults`` a plan that is shared with the engines which take over. ``delay_s`` passes before each
+    answer, ``token_delay_s`` before each streamed piece.
     ``adapters`` maps names to versions. ``keep_requests`` collects what was asked in `FakeEngine.requests`, in order.
     """
 
@@ -96,6 +98,7 @@ class FakeOptions:
     delay_s: float = 0.0
     token_delay_s: float = 0.0
     fault: Fault | Callable[[EngineRequest], Fault | None] | None = None
+    faults: FaultPlan = field(default_factory=FaultPlan)
     cache_blocks: int = 65536
     keep_requests: bool = False
 
@@ -129,9 +132,15 @@ class FakeEngine:
         return self._meter.progress.unfinished
 
     async def start(self) -> None:
+        slow_s, fails = self.options.faults.start()
+        await asyncio.sleep(slow_s)
+        if fails:
+            raise StartupError("The fake engine was told to fail this start; see engine.faults.")
         self._started = True
 
     async def check(self) -> None:
+        if self.options.faults.is_due("die"):
+            self.die()
         if not self._started or self._dead.is_set():
             raise EngineDead("The engine is not running; restart the service.")
 
@@ -180,26 +189,40 @@ class FakeEngine:
         self.calls += 1
         if self.options.keep_requests:
             self.requests.append(request)
-        fault = self.options.fault(request) if callable(self.options.fault) else self.options.fault
+        faults = self._faults_of(request)
         cached = self._cache.lookup(request)
         try:
-            await self._suffer(fault)
+            await self._suffer(faults)
             await self._pause(self.options.delay_s)
+            await self._hang()
         except asyncio.CancelledError:
             self.aborted += 1
             raise
-        completion = self._compute(request, cached, fault)
+        completion = self._compute(request, cached, "nan" if "nan" in faults else None)
         self._cache.insert(request, completion.token_ids)
         self._meter.moved()
         return completion
 
-    async def _suffer(self, fault: Fault | None) -> None:
-        if fault == "hang":
+    def _faults_of(self, request: EngineRequest) -> set[Fault]:
+        asked = self.options.fault(request) if callable(self.options.fault) else self.options.fault
+        return self.options.faults.call() | ({asked} if asked else set())
+
+    async def _suffer(self, faults: set[Fault]) -> None:
+        if "hang" in faults and self.options.faults.hang_s() == 0:  # asked for by the request, not by the plan
             await self._dead.wait()
-        if fault == "die":
+        if "die" in faults:
             self.die()
-        if fault == "abort":
+        if "abort" in faults:
             raise JudgmentFailed("The engine aborted the request; try it again.")
+        if "error" in faults:
+            raise JudgmentFailed("The engine failed on this request; its log says why.")
+
+    async def _hang(self) -> None:
+        """Give no output while the plan has the engine hang; a stopped process that goes on has lost nothing."""
+        while (left_s := self.options.faults.hang_s()) != 0:
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._dead.wait(), left_s)
+            await self.check()
 
     async def _pause(self, seconds: float) -> None:
         """Wait, unless the engine dies meanwhile. Lets other tasks run at least once, as an engine would."""

@@ -33,7 +33,7 @@ from service.engines.base import (
     fingerprint_weights,
     room_for,
 )
-from service.engines.remote_wire import ABORTED, read_answer, read_scalar
+from service.engines.remote_wire import ABORTED, read_answer, read_scalar, tokens_of
 from service.errors import (
     EngineDead,
     InvalidInput,
@@ -93,6 +93,7 @@ class _Replica:
     client: httpx.AsyncClient
     up: bool = False
     outstanding: int = 0
+    tokens: float = 0.0
 
     @contextmanager
     def request(self) -> Iterator[None]:
@@ -195,6 +196,16 @@ class RemoteEngine:
             for replica in self._replicas:
                 with suppress(StartupError):  # such a server stays out
                     await self._look_at(replica)
+                if replica.up and replica.outstanding:
+                    await self._listen_to(replica)
+
+    async def _listen_to(self, replica: _Replica) -> None:
+        """A long text is one answer at its end; the server's count of tokens is a sign of life before that."""
+        with suppress(httpx.HTTPError, ValueError):
+            reply = await replica.client.get("/metrics", timeout=self.options.connect_timeout_s)
+            if (tokens := tokens_of(reply.text)) > replica.tokens:
+                self._meter.moved()
+            replica.tokens = tokens
 
     async def _probe_labels(self) -> None:
         """A server too old for ``logprob_token_ids`` ignores it silently: find out now, not in a judgment."""

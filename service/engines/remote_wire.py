@@ -53,3 +53,9 @@ def read_scalar(request: EngineRequest, answer: Mapping[str, Any]) -> Completion
     if len(values) != 1:
         raise JudgmentFailed("The served model has several outputs; a scalar judge needs a head with one.")
     return Completion("stop", len(request.prompt_ids), score=math.nan if values[0] is None else values[0])
+
+
+def tokens_of(metrics: str) -> float:
+    """How many tokens a server has read and written so far, from its own metrics; 0 where it does not say."""
+    names = ("vllm:prompt_tokens_total{", "vllm:generation_tokens_total{")
+    return math.fsum(float(line.rpartition(" ")[2]) for line in metrics.splitlines() if line.startswith(names))

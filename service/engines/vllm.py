@@ -48,7 +48,7 @@ from service.engines.base import (
     require_model,
 )
 from service.engines.checkpoints import Checkpoint
-from service.engines.vllm_metrics import EngineMetrics
+from service.engines.vllm_metrics import EngineMetrics, pulse
 from service.engines.vllm_options import VllmOptions as VllmOptions
 from service.engines.vllm_options import engine_arguments, rank_of, require_device
 from service.engines.vllm_sampling import SCALAR_PARAMS, generation_params, params_of
@@ -79,6 +79,7 @@ class VllmEngine:
         self._llm: AsyncLLM | None = None
         self._info: EngineInfo | None = None
         self._workers: list[psutil.Process] = []
+        self._building: set[int] | None = None
         self._closed = False
         self._meter = ProgressMeter()
         self._ids = itertools.count()
@@ -109,9 +110,9 @@ class VllmEngine:
             self._info = self._describe(llm)
             self._checkpoint = await asyncio.to_thread(self._look_at, llm)
             await self._warm_up()
-        except Exception as error:
+        except BaseException as error:
             await self.close()
-            if isinstance(error, StartupError):
+            if isinstance(error, StartupError) or not isinstance(error, Exception):
                 raise
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
             raise StartupError(f"vLLM could not load {self.options.model}: {reason}; correct the settings.") from error
@@ -126,12 +127,14 @@ class VllmEngine:
             await self.complete(warm)
 
     def _build(self) -> AsyncLLM:
+        self._building = {child.pid for child in psutil.Process().children(recursive=True)}
         # A fork of a process with threads can deadlock. Usage statistics stay at home.
         os.environ["VLLM_WORKER_MULTIPROC_METHOD"] = "spawn"
         os.environ["VLLM_NO_USAGE_STATS"] = "1"
         arguments = engine_arguments(self.options)
         args = AsyncEngineArgs(disable_log_stats=self._metrics is None, **arguments)
-        return AsyncLLM.from_engine_args(args, stat_loggers=[self._metrics.logger] if self._metrics else None)
+        loggers = [self._metrics.logger, pulse(self._meter.moved)] if self._metrics else None
+        return AsyncLLM.from_engine_args(args, stat_loggers=loggers)
 
     def _describe(self, llm: AsyncLLM) -> EngineInfo:
         config = llm.model_config
@@ -252,6 +255,7 @@ class VllmEngine:
     async def close(self) -> None:
         self._closed = True
         if (llm := self._llm) is None:
+            _end(self._building)
             return
         self._llm = None
         # vLLM leaves requests that are in flight at shutdown hanging or cut; an abort ends each one, as an error.
@@ -341,6 +345,18 @@ def _workers_of(llm: AsyncLLM) -> list[psutil.Process]:
     """The processes below the engine cores, where those run on this machine."""
     cores = getattr(llm.engine_core.resources.engine_manager, "processes", ())
     return [worker for core in cores for worker in psutil.Process(core.pid).children(recursive=True)]
+
+
+def _end(others: set[int] | None) -> None:
+    """Kill the processes of an engine that is being built: descendants of this one that are not ``others``.
+
+    The thread that builds it cannot be stopped, but gives up when they are gone. None: none is being built.
+    """
+    for child in psutil.Process().children(recursive=True) if others is not None else ():
+        with suppress(psutil.NoSuchProcess):
+            is_engines = child.name().startswith("VLLM") or "spawn_main" in " ".join(child.cmdline())
+            if is_engines and child.pid not in (others or ()):
+                child.kill()
 
 
 def _likelihood(request: EngineRequest, output: RequestOutput) -> dict[str, Any]:

@@ -1,13 +1,16 @@
-"""vLLM's own Prometheus metrics, beside ours."""
+"""vLLM's own Prometheus metrics, beside ours, and the sign of life that its engine gives with each step."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, TypeVar
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.metrics import MetricWrapperBase
-from vllm.v1.metrics.loggers import PrometheusStatLogger
+from vllm.config import VllmConfig
+from vllm.v1.metrics.loggers import PrometheusStatLogger, StatLoggerBase
 from vllm.v1.metrics.perf import PerfMetricsProm
+from vllm.v1.metrics.stats import IterationStats, SchedulerStats
 
 Metric = TypeVar("Metric", bound=MetricWrapperBase)
 
@@ -43,3 +46,29 @@ class EngineMetrics:
     def unregister(self) -> None:
         while self._created:
             self._registry.unregister(self._created.pop())
+
+
+def pulse(moved: Callable[[], None]) -> type[StatLoggerBase]:
+    """A logger for vLLM that calls `moved` after each step in which the engine computed something.
+
+    A request that wants its last output only is silent until then, which may be minutes of writing; steps are not.
+    """
+
+    class Pulse(StatLoggerBase):  # type: ignore[misc]
+        def __init__(self, vllm_config: VllmConfig, engine_index: int = 0) -> None:
+            pass
+
+        def record(
+            self,
+            scheduler_stats: SchedulerStats | None,
+            iteration_stats: IterationStats | None,
+            mm_cache_stats: Any = None,
+            engine_idx: int = 0,
+        ) -> None:
+            if iteration_stats is not None or (scheduler_stats is not None and scheduler_stats.num_running_reqs):
+                moved()
+
+        def log_engine_initialized(self) -> None:
+            pass
+
+    return Pulse

@@ -52,6 +52,8 @@ ROOMS: dict[str, Room] = {
     "service.engines.base": Room(NOUNS),
     "service.engines.cpu": Room(),
     "service.engines.*": Room((*NOUNS, "service.engines.base")),
+    "service.engines.fake_faults": Room(),
+    "service.engines.fake": Room((*NOUNS, "service.engines.base", "service.engines.fake_faults")),
     "service.engines.affinity": Room(),
     "service.engines.checkpoints": Room(NOUNS),
     "service.engines.remote": Room(
@@ -109,9 +111,15 @@ ROOMS: dict[str, Room] = {
     "service.seating": Room(),
     "service.untemplating": Room(NOUNS),
     "service.reference_file": Room((*NOUNS, "service.schemas", "service.stores.references_base"), ("pydantic",)),
-    "service.health": Room((*NOUNS, *PROTOCOLS, "service.admission")),
+    "service.health": Room((*NOUNS, *PROTOCOLS, "service.admission", "service.engines.supervised", "service.recovery")),
+    "service.recovery": Room((*NOUNS, "service.admission", "service.engines.supervised")),
+    "service.lifeline": Room(),
+    "service.supervision": Room(("service",)),
     "service.sections": Room((), ("pydantic",)),
-    "service.settings": Room((*NOUNS, "service.sections"), ("pydantic", "pydantic_settings")),
+    "service.engine_settings": Room(("service.sections",), ("pydantic",)),
+    "service.settings": Room(
+        (*NOUNS, "service.sections", "service.engine_settings"), ("pydantic", "pydantic_settings")
+    ),
     "service.exchange": Room(NOUNS),
     "service.spans": Room(),
     "service.logs": Room(("service.errors", "service.spans")),
@@ -282,6 +290,7 @@ ROOMS: dict[str, Room] = {
     # Commands that check what deploys the service; they know its files, not its code.
     "deploy": Room((), ("packaging",)),
     "deploy.ray": Room(("service.app", "service.errors", "service.settings"), ("ray", "fastapi", "pydantic")),
+    "benchmarks.faulty_worker": Room(("service.engines.cpu_kernels",), ("torch", "vllm")),
     "examples": Room(("gram_client",), ("httpx",)),
 }
 

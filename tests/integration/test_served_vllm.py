@@ -188,8 +188,9 @@ async def test_hanging_up_empties_the_engine(served: Served) -> None:
     await _until_metric(served, "gram_engine_unfinished", 0.0)
 
 
-async def test_zz_a_killed_engine_is_noticed_within_five_seconds(served: Served) -> None:
+async def test_zz_a_killed_engine_is_noticed_within_five_seconds_and_replaced(served: Served) -> None:
     """Last in the file: it ends the service."""
+    before = (await served.client.post("/compare", json=PAIR)).json()
     body = PAIR | {"votes": 16}
     calls = (served.client.post("/rationale", json=body, headers=PATIENT) for _ in range(3))
     inside = [asyncio.create_task(_timed(call)) for call in calls]
@@ -203,10 +204,40 @@ async def test_zz_a_killed_engine_is_noticed_within_five_seconds(served: Served)
     for ended_at, reply in await asyncio.gather(*inside):
         assert ended_at - killed < 5
         assert (reply.status_code, reply.json()["error"]["code"]) == (503, "engine_dead")
-    assert (await served.client.get("/livez")).status_code == 503
-    assert (await served.client.post("/compare", json=PAIR)).status_code == 503
+    assert (await served.client.get("/livez")).status_code == 200
+    refused = await served.client.post("/compare", json=PAIR)
+    assert (refused.status_code, refused.json()["error"]["code"]) == (503, "engine_dead")
+    await _until_metric(served, 'gram_engine_restarts_total{outcome="started"}', 1.0, seconds=180)
+    after = (await served.client.post("/compare", json=PAIR)).json()
+    assert {**after, "usage": None} == {**before, "usage": None}
     served.process.send_signal(signal.SIGTERM)
     assert await asyncio.to_thread(served.process.wait, 60) == 0
+
+
+async def test_zz_a_killed_service_leaves_no_process(tmp_path: Path, root: Path) -> None:
+    """SIGKILL while the engine loads, when all of its processes run and none can know of its parent otherwise."""
+    made = write_tiny_checkpoints(tmp_path / "tiny")
+    arguments = ["--model", str(made.causal), "--family", "gram", "--store", "memory", "--port", "0"]
+    command = [sys.executable, "-m", "service", "serve", *arguments]
+    with (tmp_path / "log").open("w") as log, _process(command, root, log) as process:
+        children = await asyncio.to_thread(_engine_of, process)
+        process.kill()
+        _, alive = await asyncio.to_thread(psutil.wait_procs, children, 10)
+        for child in alive:
+            child.kill()
+    assert not alive
+
+
+def _engine_of(process: subprocess.Popen[str]) -> list[psutil.Process]:
+    """All children, as soon as the core and its worker are among them."""
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline:
+        children: list[psutil.Process] = psutil.Process(process.pid).children(recursive=True)
+        names = " ".join(child.name() for child in children)
+        if "Worker" in names and "Engine" in names:
+            return children
+        time.sleep(0.2)
+    raise AssertionError("the engine's processes did not appear")
 
 
 async def _timed(call: Any) -> tuple[float, httpx.Response]:
@@ -218,7 +249,7 @@ def _title(process: psutil.Process) -> str:
     return " ".join(process.cmdline())
 
 
-async def _until_metric(served: Served, name: str, value: float) -> None:
-    async with asyncio.timeout(30):
+async def _until_metric(served: Served, name: str, value: float, seconds: float = 30) -> None:
+    async with asyncio.timeout(seconds):
         while f"{name} {value}\n" not in (await served.client.get("/metrics")).text:
             await asyncio.sleep(0.05)

@@ -131,6 +131,32 @@ def test_while_it_drains_new_requests_are_sent_elsewhere(root: Path, tmp_path: P
 
 
 @pytest.mark.slow
+def test_an_engine_that_failed_for_good_ends_the_process(root: Path, tmp_path: Path) -> None:
+    dies = json.dumps([{"kind": "die", "after_s": 0.5}])
+    with served(root, tmp_path, GRAM_ENGINE__FAULTS=dies, GRAM_RECOVERY__ON_FAILURE="exit") as (process, _):
+        assert process.wait(20) == 3
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("fault", "status"), [("start_failure", 2), ("slow_start", 130)])
+def test_a_start_that_fails_or_is_interrupted_opens_no_port(
+    root: Path, tmp_path: Path, fault: str, status: int
+) -> None:
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("GRAM_")}
+    faults = json.dumps([{"kind": fault, "at_start": 1, "for_s": 60}])
+    environment |= {"XDG_STATE_HOME": str(tmp_path), "GRAM_ENGINE__FAULTS": faults}
+    command = [sys.executable, "-m", "service", "serve", *FAKE]
+    with subprocess.Popen(command, cwd=root, env=environment, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        assert any("starting the engine" in line for line in process.stderr)
+        if fault == "slow_start":
+            process.send_signal(signal.SIGTERM)
+        assert process.wait(20) == status
+        said = process.stderr.read()
+        assert ("Cannot start: The fake engine was told to fail" in said) == (status == 2)
+
+
+@pytest.mark.slow
 def test_with_keys_the_curl_shows_where_the_key_goes(root: Path, tmp_path: Path) -> None:
     keys = json.dumps([{"id": "me", "sha256": "0" * 64}])
     with served(root, tmp_path, GRAM_AUTH__KEYS=keys) as (process, banner):

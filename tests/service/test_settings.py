@@ -10,19 +10,11 @@ import pytest
 from pydantic import BaseModel, ValidationError
 from pydantic_core import PydanticUndefined
 
+from service.engine_settings import FakeSettings, RemoteSettings, TransformersSettings, VllmSettings
 from service.engines.fake import FakeOptions
 from service.engines.remote import RemoteOptions
 from service.errors import StartupError
-from service.settings import (
-    FakeSettings,
-    MemoryStoreSettings,
-    RemoteSettings,
-    SqliteStoreSettings,
-    TransformersSettings,
-    VllmSettings,
-    demo_model,
-    load_settings,
-)
+from service.settings import MemoryStoreSettings, SqliteStoreSettings, demo_model, load_settings
 
 
 @pytest.fixture(autouse=True)
@@ -92,6 +84,11 @@ def test_unknown_variables_are_errors(monkeypatch: pytest.MonkeyPatch, name: str
         {"server": {"drain_s": -1}},
         {"server": {"drain_s": float("nan")}},
         {"limits": {"max_prompts": 0}},
+        {"recovery": {"on_failure": "pray"}},
+        {"engine": {"type": "fake", "faults": [{"kind": "hang"}]}},
+        {"engine": {"type": "fake", "faults": [{"kind": "hang", "at_start": 1}]}},
+        {"engine": {"type": "fake", "faults": [{"kind": "slow_start", "at_call": 1}]}},
+        {"engine": {"type": "fake", "faults": [{"kind": "die", "at_call": 1, "after_s": 1}]}},
         {"limits": {"default_deadline_ms": 0}},
         {"judges": [{"name": "x"}]},
         {"judges": [{"name": "a b", "family": "gram"}]},
@@ -140,9 +137,9 @@ def check_agreement(
     """Settings and options have the same fields with the same defaults; `derived` ones follow from other things, those
     `elsewhere` are no engine's."""
     fields = {field.name: field for field in dataclasses.fields(options) if field.name not in derived}
-    assert set(fields) == set(section.model_fields) - {"type"} - elsewhere
+    assert set(fields) == set(section.model_fields) - derived - elsewhere - {"type"}
     for name, setting in section.model_fields.items():
-        if name in ("type", "model", *elsewhere) or setting.is_required():
+        if name in ("type", "model", *derived, *elsewhere) or setting.is_required():
             continue
         field = fields[name]
         made = field.default_factory is not dataclasses.MISSING
@@ -152,7 +149,17 @@ def check_agreement(
 
 
 def test_settings_mirror_the_options_of_light_engines() -> None:
-    hooks = {"adapters", "answer", "script", "label_logits", "score", "fault", "keep_requests", "cache_blocks"}
+    hooks = {
+        "adapters",
+        "answer",
+        "script",
+        "label_logits",
+        "score",
+        "fault",
+        "keep_requests",
+        "cache_blocks",
+        "faults",
+    }
     check_agreement(FakeSettings, FakeOptions, hooks | {"weight_version", "encode", "decode"})
     tokenizer = frozenset({"trust_remote_code"})
     check_agreement(RemoteSettings, RemoteOptions, {"runner", "seeds"}, tokenizer)  # no request here has a seed

@@ -88,6 +88,7 @@ class StubServer:
         self.api_key = api_key
         self.healthy = True
         self.status = 200
+        self.tokens = 0
         self.bodies: list[dict[str, Any]] = []
         self._socket = socket.create_server(("127.0.0.1", 0))
         self.url = f"http://127.0.0.1:{self._socket.getsockname()[1]}"
@@ -97,6 +98,7 @@ class StubServer:
     def start(self) -> StubServer:
         routes = [
             Route("/health", self._health),
+            Route("/metrics", self._metrics),
             Route("/v1/models", self._models),
             Route("/v1/completions", self._completions, methods=["POST"]),
             Route("/classify", self._classify, methods=["POST"]),
@@ -118,6 +120,10 @@ class StubServer:
 
     async def _health(self, request: Request) -> Response:
         return Response(status_code=200 if self.healthy else 503)
+
+    async def _metrics(self, request: Request) -> Response:
+        lines = [f'vllm:{kind}_tokens_total{{engine="0"}} {self.tokens / 2}' for kind in ("prompt", "generation")]
+        return Response("\n".join(["# HELP of others", *lines, "vllm:other_total 9.0"]))
 
     async def _models(self, request: Request) -> Response:
         if self.api_key and request.headers.get("authorization") != f"Bearer {self.api_key}":

@@ -286,6 +286,24 @@ async def test_a_stream_that_breaks_off_is_an_error() -> None:
         assert rest == []
 
 
+async def test_a_servers_count_of_tokens_is_a_sign_of_life() -> None:
+    """A long text is one answer; the server that writes it is not silent, and one that hangs is."""
+    async with _servers(FakeOptions(fault=lambda r: "hang" if r.max_tokens == 300 else None)) as servers:
+        servers[0].tokens = 100
+        async with _engine(servers) as engine:
+            writing = asyncio.create_task(engine.complete(WRITE))
+            await until(lambda: servers[0].engine.in_flight == 1)
+            await asyncio.sleep(0.3)  # the first look, which knows nothing of before
+            last = engine.progress.last
+            await asyncio.sleep(0.3)
+            assert engine.progress.last == last
+            servers[0].tokens += 2
+            await until(lambda: engine.progress.last > last)
+            assert not writing.done()
+            writing.cancel()
+            await asyncio.gather(writing, return_exceptions=True)
+
+
 async def test_scalar_reads_are_raw_outputs() -> None:
     async with _servers(FakeOptions(score=lambda r: -3.25)) as servers, _engine(servers, runner="pooling") as engine:
         assert (await engine.complete(EngineRequest(PROMPT, "scalar"))).score == -3.25

@@ -1,0 +1,25 @@
+"""No process outlives the service that started it, however that ends.
+
+A SIGKILL leaves nobody to clean up, and vLLM's processes go on without their parent (0.32: still there after 36 s, with
+the memory of a GPU). So each of them asks the kernel to be killed when its parent is.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import signal
+import sys
+
+_PR_SET_PDEATHSIG = 1
+
+
+def die_with_parent() -> None:
+    """Have this process killed when the thread that started it ends. Linux only; elsewhere it does nothing.
+
+    It is for processes that this program's code runs in from the start: those that multiprocessing spawns. They are
+    started by threads which live until the end (the main thread, and those of the event loop's executor).
+    """
+    if sys.platform == "linux":
+        libc = ctypes.CDLL(None, use_errno=True)
+        if libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0) != 0:
+            raise OSError(ctypes.get_errno(), "prctl(PR_SET_PDEATHSIG) failed")
