@@ -211,7 +211,7 @@ async def test_an_overloaded_service_is_waited_for(kind: Kind, monkeypatch: pyte
     """One slow request holds all the room; the service's Retry-After is obeyed and the second one gets in."""
     monkeypatch.setattr(Admission, "_retry_after_s", lambda self: 1)
     engine = FakeEngine(options(delay_s=0.4))
-    async with listening({"limits": {"max_prompts": 2}}, engine) as api:
+    async with listening({"limits": {"max_prompts": 2, "max_waiting": 0}}, engine) as api:
         slow = asyncio.ensure_future(_ask(kind, api, "compare", *ASKED))
         await until(lambda: api.admission.held > 0)
         with pytest.raises(Overloaded) as caught:
