@@ -18,11 +18,12 @@ def test_sixteen_arms_of_three_seeds_begin_with_one_policy_a_seed() -> None:
 
 
 def test_an_arm_has_what_its_name_says_and_differs_in_nothing_else() -> None:
-    assert options("RQGW", FULL, 2) == Options(seed=2), "the published recipe is the command's default"
+    published = Options(seed=2, steps=32, value_only=8, evaluate_every=8)
+    assert options("RQGW", FULL, 2) == published, "the command's defaults, but for the length of a run"
     bare = options("none", FULL, 2)
     assert (bare.own_reference, bare.window, bare.gamma, bare.value_only) == (False, None, 1.0, 0)
     assert len({options(arm, FULL, 0) for arm in arms()}) == 16
-    alone = Options(seed=2, own_reference=False, window=None, value_only=0)
+    alone = Options(seed=2, own_reference=False, window=None, steps=32, value_only=0, evaluate_every=8)
     assert options("G", FULL, 2) == alone
 
 
