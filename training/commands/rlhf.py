@@ -72,7 +72,7 @@ def _ppo_arguments(parser: argparse.ArgumentParser) -> None:
 def _grpo_arguments(parser: argparse.ArgumentParser) -> None:
     _run_arguments(parser, "grpo")
     parser.add_argument("--mode", choices=("group", "cohort"), default="group", help="how groups reach the service")
-    parser.add_argument("--rate", type=float, default=1e-4, help="learning rate (%(default)s)")
+    parser.add_argument("--rate", type=float, default=5e-4, help="learning rate (%(default)s)")
     parser.add_argument("--beta", type=float, default=0.04, help="weight of the KL (%(default)s)")
 
 

@@ -49,7 +49,7 @@ class Options:
     steps: int = 200
     prompts: int = 8
     group: int = 8
-    rate: float = 1e-4
+    rate: float = 5e-4
     beta: float = 0.04
     evaluate_every: int = 20
     minutes: float | None = None
