@@ -1,4 +1,4 @@
-# Two images from one file; no weights are in them but the demo judge:
+# Two images from one file; no weights are in them but the demo judges:
 #   docker build --target cpu -t gram-serve:cpu .
 #   docker build --target gpu -t gram-serve:gpu .
 # Dependencies come before the code, so that a change of code rebuilds only the last layers.
