@@ -20,7 +20,7 @@ from service import logs
 from service.app import build_app
 from service.auth import hash_key
 from service.errors import InvalidInput, StartupError
-from service.lifeline import die_with_parent
+from service.lifeline import spawned_die_with_parent
 from service.replay import replay
 from service.server import Server, bound_socket, raise_file_limit, server_config
 from service.settings import Settings, load_settings
@@ -148,8 +148,6 @@ def _interrupt(sig: int, frame: FrameType | None) -> None:
     raise KeyboardInterrupt
 
 
-# The guards matter: vLLM starts its engine's processes by importing this module again, under the second name.
-if __name__ == "__mp_main__":
-    die_with_parent()
 if __name__ == "__main__":
+    spawned_die_with_parent()
     sys.exit(main())

@@ -7,6 +7,7 @@ the memory of a GPU). So each of them asks the kernel to be killed when its pare
 from __future__ import annotations
 
 import ctypes
+import importlib.util
 import signal
 import sys
 
@@ -16,10 +17,23 @@ _PR_SET_PDEATHSIG = 1
 def die_with_parent() -> None:
     """Have this process killed when the thread that started it ends. Linux only; elsewhere it does nothing.
 
-    It is for processes that this program's code runs in from the start: those that multiprocessing spawns. They are
-    started by threads which live until the end (the main thread, and those of the event loop's executor).
+    The engine's processes are started by threads which live until the end (the main thread, and those of the event
+    loop's executor).
     """
     if sys.platform == "linux":
         libc = ctypes.CDLL(None, use_errno=True)
         if libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0) != 0:
             raise OSError(ctypes.get_errno(), "prctl(PR_SET_PDEATHSIG) failed")
+
+
+def spawned_die_with_parent() -> None:
+    """Have every process that multiprocessing spawns from now on, and every one that those spawn, die with its parent.
+
+    A spawned process first runs the module that ``__main__.__spec__`` names, under the name ``__mp_main__`` - unless it
+    is a package's ``__main__``, which `python -m service` is. So the main module is given the name of this one.
+    """
+    sys.modules["__main__"].__spec__ = importlib.util.find_spec("service.lifeline")
+
+
+if __name__ == "__mp_main__":
+    die_with_parent()

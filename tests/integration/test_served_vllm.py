@@ -222,10 +222,11 @@ async def test_zz_a_killed_service_leaves_no_process(tmp_path: Path, root: Path)
     with (tmp_path / "log").open("w") as log, _process(command, root, log) as process:
         children = await asyncio.to_thread(_engine_of, process)
         process.kill()
-        _, alive = await asyncio.to_thread(psutil.wait_procs, children, 10)
+        _, left = await asyncio.to_thread(psutil.wait_procs, children, 10)
+        alive = [child for child in left if child.is_running() and child.status() != psutil.STATUS_ZOMBIE]
         for child in alive:
             child.kill()
-    assert not alive
+    assert not alive  # a dead one may stay listed where process 1 of a container buries nobody
 
 
 def _engine_of(process: subprocess.Popen[str]) -> list[psutil.Process]:

@@ -9,27 +9,29 @@ from pathlib import Path
 import psutil
 import pytest
 
-PROGRAM = """
+WORK = """
 import multiprocessing
-import sys
 import time
-
-from service.lifeline import die_with_parent
-
-
-def work(depth):
-    die_with_parent()
-    if depth:
-        start(depth - 1)
-    print(multiprocessing.current_process().pid, flush=True)
-    time.sleep(60)
 
 
 def start(depth):
     multiprocessing.get_context("spawn").Process(target=work, args=(depth,)).start()
 
 
+def work(depth):
+    if depth:
+        start(depth - 1)
+    print(multiprocessing.current_process().pid, flush=True)
+    time.sleep(60)
+"""
+MAIN = """
+import time
+
+from program.work import start
+from service.lifeline import spawned_die_with_parent
+
 if __name__ == "__main__":
+    spawned_die_with_parent()
     start(1)
     time.sleep(60)
 """
@@ -37,16 +39,21 @@ if __name__ == "__main__":
 
 @pytest.mark.slow
 @pytest.mark.parametrize("asked", [True, False])
-def test_a_killed_parent_leaves_nobody_who_asked_for_it(root: Path, tmp_path: Path, asked: bool) -> None:
-    program = tmp_path / "program.py"
-    program.write_text(PROGRAM if asked else PROGRAM.replace("    die_with_parent()\n", ""))
+def test_a_killed_parent_leaves_nobody_behind(root: Path, tmp_path: Path, asked: bool) -> None:
+    """A package run by ``python -m``, as the service is: multiprocessing does not run its main module in children."""
+    package = tmp_path / "program"
+    package.mkdir()
+    (package / "work.py").write_text(WORK)
+    (package / "__main__.py").write_text(MAIN if asked else MAIN.replace("    spawned_die_with_parent()\n", ""))
+    environment = {"PYTHONPATH": f"{root}:{tmp_path}"}
     with subprocess.Popen(
-        [sys.executable, str(program)], stdout=subprocess.PIPE, text=True, env={"PYTHONPATH": str(root)}
+        [sys.executable, "-m", "program"], stdout=subprocess.PIPE, text=True, env=environment
     ) as parent:
         assert parent.stdout is not None
         children = [psutil.Process(int(parent.stdout.readline())) for _ in range(2)]
         parent.kill()
-        _, alive = psutil.wait_procs(children, timeout=10 if asked else 1)
+        _, left = psutil.wait_procs(children, timeout=10 if asked else 1)
+        alive = [child for child in left if child.is_running() and child.status() != psutil.STATUS_ZOMBIE]
         for child in alive:
             child.kill()
     assert len(alive) == (0 if asked else 2)

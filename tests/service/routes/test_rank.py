@@ -1,7 +1,10 @@
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
+from service.line import Cost
 from tests.support.serving import Api, options
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
@@ -37,17 +40,17 @@ async def test_admission_counts_at_least_what_a_plan_asks(
     """Never fewer prompts held than the engine is asked at once."""
     goal = goal | {"top_k": min(5, n)} if goal["goal"] == "top_k" else goal
     counted: list[int] = []
-    original = api.admission.prompts
+    original = api.admission.room
 
-    def counting(count: int):  # type: ignore[no-untyped-def]
-        counted.append(count)
-        return original(count)
+    def counting(cost: Cost, *rest: Any):  # type: ignore[no-untyped-def]
+        counted.append(cost.prompts)
+        return original(cost, *rest)
 
-    api.admission.prompts = counting  # type: ignore[method-assign]
+    api.admission.room = counting  # type: ignore[method-assign]
     try:
         result = (await api.post("/rank", body(n, method=method, **goal))).json()
     finally:
-        del api.admission.prompts  # type: ignore[method-assign]
+        del api.admission.room  # type: ignore[method-assign]
     assert counted[0] >= 2 * result["comparisons"]
 
 
