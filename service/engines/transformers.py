@@ -45,6 +45,7 @@ from service.errors import EngineDead, JudgmentFailed, NotApplied, StartupError
 from service.types import Completion, FinishReason
 
 DEAD = "The engine is not running; restart the service."
+_LOADING = threading.Lock()
 Emit = Callable[[str], None]
 
 
@@ -138,9 +139,10 @@ class TransformersEngine:
         o = self.options
         device = o.device if o.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
         loader = AutoModelForSequenceClassification if o.runner == "pooling" else AutoModelForCausalLM
-        model = loader.from_pretrained(
-            o.model, dtype=getattr(torch, o.dtype), trust_remote_code=o.trust_remote_code, use_safetensors=True
-        )
+        with _LOADING:  # from_pretrained patches its library for the time; two at once leave it patched
+            model = loader.from_pretrained(
+                o.model, dtype=getattr(torch, o.dtype), trust_remote_code=o.trust_remote_code, use_safetensors=True
+            )
         if o.runner == "pooling" and model.config.num_labels != 1:
             raise StartupError(f"{o.model} has several outputs; a scalar judge needs a head with one.")
         for name, adapter in o.adapters.items():
