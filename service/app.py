@@ -239,7 +239,7 @@ def _weight_desk(gate: Gate, engine: Engine, scorer: Scorer, served: Served, coh
     exchange.admit(judge.version for judge in scorer.judges.values())
     shown.publish(judge.version for judge in scorer.judges.values())
     gate.metrics.watch("gram_weights_changing", "1 while requests wait for a change.", lambda: exchange.is_changing)
-    return WeightDesk(gate.settings, engine, scorer, served, exchange, lambda: None, cohorts.renew, saw)
+    return WeightDesk(gate.settings, engine, scorer, served, exchange, cohorts.renew, saw)
 
 
 def _watched(gate: Gate) -> Watched:

@@ -63,7 +63,7 @@ class Observation:
 class Metrics:
     """The declarations. Gauges of live state are read when scraped."""
 
-    def __init__(self) -> None:  # long: one table, no logic
+    def __init__(self) -> None:
         r = self.registry = CollectorRegistry()
         self.requests = Counter("gram_requests", "HTTP requests.", ["route", "status"], registry=r)
         self.seconds = Histogram(
@@ -74,21 +74,7 @@ class Metrics:
         )
         self.tokens = Counter("gram_tokens", "Tokens of all prompts and answers.", ["judge", "kind"], registry=r)
         self.comparisons = Counter("gram_comparisons", "Pairs judged, both orders each.", ["judge"], registry=r)
-        self.failures = Counter("gram_failed_items", "Items without a usable judgment.", ["judge", "code"], registry=r)
-        self.flags = Counter("gram_flags", "Things found in texts.", ["judge", "code", "where"], registry=r)
-        self.consistency = Counter(
-            "gram_order_consistency", "Items by whether both orders agree.", ["judge", "consistent"], registry=r
-        )
-        self.label_mass = Histogram(
-            "gram_label_mass", "p(A) + p(B), smaller order.", ["judge"], registry=r, buckets=_MASS
-        )
-        self.position_bias = Histogram(
-            "gram_position_bias_logit",
-            "Mean log-odds (nats) of the response shown first; 0 for a judge without position bias.",
-            ["judge"],
-            registry=r,
-            buckets=_LOGIT,
-        )
+        self.judging = JudgingMetrics(r)
         self.written = WrittenMetrics(r)
         self.repeats = Counter(
             "gram_repeatable_prompts",
@@ -130,7 +116,7 @@ class Metrics:
             self.tokens.labels(seen.judge, kind).inc(getattr(seen.usage, f"{kind}_tokens"))
         self.comparisons.labels(seen.judge).inc(seen.usage.comparisons)
         self.written.record(seen.judge, seen)
-        self._record_health(seen.judge, seen)
+        self.judging.record(seen.judge, seen)
 
     def record_cohort(self, outcome: str, assembly_s: float) -> None:
         """Called once for each group, when it is judged or has failed."""
@@ -142,8 +128,31 @@ class Metrics:
         text: bytes = generate_latest(self.registry)
         return text
 
-    def _record_health(self, judge: str, seen: Observation) -> None:
-        """How well the judge judges: failures, flags, order agreement, label mass, position bias."""
+
+class JudgingMetrics:
+    """How well judges judge: failures, flags, order agreement, label mass, position bias."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self.failures = Counter(
+            "gram_failed_items", "Items without a usable judgment.", ["judge", "code"], registry=registry
+        )
+        self.flags = Counter("gram_flags", "Things found in texts.", ["judge", "code", "where"], registry=registry)
+        self.consistency = Counter(
+            "gram_order_consistency", "Items by whether both orders agree.", ["judge", "consistent"], registry=registry
+        )
+        self.label_mass = Histogram(
+            "gram_label_mass", "p(A) + p(B), smaller order.", ["judge"], registry=registry, buckets=_MASS
+        )
+        self.position_bias = Histogram(
+            "gram_position_bias_logit",
+            "Mean log-odds (nats) of the response shown first; 0 for a judge without position bias.",
+            ["judge"],
+            registry=registry,
+            buckets=_LOGIT,
+        )
+
+    def record(self, judge: str, seen: Observation) -> None:
+        """One request's judgments."""
         for code in seen.failures:
             self.failures.labels(judge, code).inc()
         for flag in seen.flags:

@@ -69,8 +69,7 @@ class Change:
 class WeightDesk:
     """One change at a time, each to its end even when nobody waits for it any more.
 
-    `settle` is called when what the engine holds has proved good, `renew` when the judges are others; `saw` is told of
-    every change.
+    `renew` is called when the judges are others; `saw` is told of every change.
     """
 
     def __init__(
@@ -80,7 +79,6 @@ class WeightDesk:
         scorer: Scorer,
         served: Served,
         exchange: Exchange,
-        settle: Callable[[], None],
         renew: Callable[[], None],
         saw: Callable[[Change], None],
     ) -> None:
@@ -89,7 +87,6 @@ class WeightDesk:
         self._scorer = scorer
         self._served = served
         self._exchange = exchange
-        self._settle = settle
         self._renew = renew
         self._saw = saw
         self._added: dict[str, JudgePlan] = {}
@@ -187,7 +184,6 @@ class WeightDesk:
                 await self._roll_back(before, error)
             self._served = fresh
             self._adopt(judges)
-            self._settle()
         self._renew()
         return judges
 
@@ -250,7 +246,6 @@ class WeightDesk:
                 raise
         self._added[name] = plan
         self._adopt([*self._scorer.judges.values(), made])
-        self._settle()
         return [made]
 
     def _plan(self, name: str, judge: str, like: str | None, manifest: Manifest | None) -> JudgePlan:
@@ -276,7 +271,6 @@ class WeightDesk:
             raise
         del self._added[name]
         await adaptable(self._engine).remove_adapter(name)
-        self._settle()
         return [gone]
 
     def _adopt(self, judges: Sequence[Judge]) -> None:

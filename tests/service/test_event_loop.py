@@ -113,7 +113,7 @@ async def test_tokenization_on_the_loop_would_be_caught(monkeypatch: pytest.Monk
         return work(*arguments)
 
     async with listening() as api:
-        with pytest.raises(AssertionError, match="ready"):
+        with pytest.raises(AssertionError, match="was blocked"):
             async with never_blocked(LIMIT_S):
                 sending = asyncio.create_task(asyncio.to_thread(post, api.url, "/rank"))
                 monkeypatch.setattr("service.scoring.asyncio.to_thread", in_place)

@@ -19,7 +19,7 @@ from training.configs import OptimizerSection, ScheduleSection, StageRecipe
 from training.data.pairs import DataError
 from training.evaluation.curves import draw_curves
 from training.stages.datasets import check_enough
-from training.stages.saving import check_replaceable
+from training.stages.saving import check_replaceable, remove_parts
 from training.stages.states import HISTORY
 
 log = logging.getLogger(__name__)
@@ -145,6 +145,8 @@ def train(trainer: Any, *, resume: bool) -> None:
         raise DataError(f"{runs} holds no saved state to go on from; start without --resume.")
     if state and not resume:
         log.warning("%s holds the state of an earlier run; --resume would go on from it.", runs)
+    if trainer.args.should_save:
+        remove_parts(runs)
     trainer.train(resume_from_checkpoint=state if resume else None)
     if trainer.args.should_save:
         trainer.write_history()

@@ -20,6 +20,12 @@ def part_of(directory: Path) -> Path:
     return directory.with_name(f".{directory.name}.part")
 
 
+def remove_parts(home: Path) -> None:
+    """What a kill left of directories that were being written, or had just been put in their place."""
+    for part in home.glob(".*.part"):
+        shutil.rmtree(part, ignore_errors=True)
+
+
 @contextmanager
 def whole_directory(directory: Path) -> Iterator[Path]:
     """Yields an empty directory to write into; on leaving it becomes ``directory``, in place of what was there.

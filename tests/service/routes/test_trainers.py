@@ -141,7 +141,7 @@ async def test_what_cannot_be_judged_is_a_neutral_number_that_says_so_and_spoils
 @pytest.mark.parametrize("fault", ["nan", "abort"])
 async def test_a_judges_failure_is_marked_and_counted(api: Api, fault: Any) -> None:
     api.engine.options = options(fault=fault)
-    counter = api.app.state.gate.metrics.failures
+    counter = api.app.state.gate.metrics.judging.failures
     code = {"nan": "non_finite_score", "abort": "judgment_failed"}[fault]
     before = counter.labels("gram", code)._value.get()
     found = await reward(api, [QUERY], [TEMPLATED], [REFERENCE])
