@@ -5,11 +5,12 @@ and the better response has it; where both have it or neither, the better one be
 
     labels  the verdict alone
     checks  a check of each point of A and B, then the verdict: no rubric, no solution
-    rubric  first the rubric, for every pair: of chat the wished mark and first digit, of reasoning "the right digits"
+    rubric  a rubric for every pair: of chat the wished mark and the first digit, of reasoning "the right digits"
     solve   the rubric of chat pairs, of reasoning pairs the solution
     full    first the kind of task, then as ``solve``: RM-R1's chain of rubrics
 
-All judges learn from the same pairs in as many steps; longer texts cost more tokens.
+A point of a rubric, or of a solution, stands before the checks of it, as in all rationales of these studies:
+``4 ok ok  2 ok no``. All judges learn from the same pairs in as many steps; longer texts cost more tokens.
 """
 
 from __future__ import annotations
@@ -55,11 +56,7 @@ SIZES: dict[str, Setup] = {
         seeds=2,
         core=SMOKE.model_copy(update={"rationales": 600, "distilling": Plan(steps=100, batch=32)}),
     ),
-    # With 800 rationales and 500 steps no arm learned the reasoning pairs (0.51 right); here they only begin to (0.58
-    # with solutions, 0.50 without, one seed): to be made longer, or easier, before it is run.
-    "full": Setup(
-        seeds=5, core=FULL.model_copy(update={"rationales": 2_400, "distilling": Plan(steps=1_600, batch=32)})
-    ),
+    "full": Setup(seeds=5, core=FULL.model_copy(update={"rationales": 800, "distilling": Plan(steps=800, batch=32)})),
 }
 SIZES["pilot"] = SIZES["full"].model_copy(update={"seeds": 1})
 
@@ -128,20 +125,34 @@ def laid_out(
     weights: list[int],
     label: Integers,
 ) -> Cases:
-    """The parts of a text that the arm has, in order: kind, rubric or solution, checks, verdict [B, 1]."""
-    before: list[Integers] = []
+    """The parts of a text that the arm has: kind, points with the checks of A and B behind each, verdict [B, 1].
+
+    ``rubric`` [B, 1] opens the text, [B, K] names the point before each of the K pairs of ``checks``, as ``solution``.
+    """
+    parts: list[tuple[Integers, list[int]]] = []
     if arm == FULL_CHAIN:
-        before.append(_all(label, kind))
-    if arm == RUBRIC:
-        before.append(rubric)
-    if arm in (SOLVE, FULL_CHAIN):
-        before.append(solution)
-    if arm == LABELS:
-        checks, weights = checks[:, :0], []
-    opening = sum(part.shape[1] for part in before)
-    signs = np.array([0] * opening + weights + [0])
-    text = np.concatenate([*before, checks, label], axis=1)
+        parts.append((_all(label, kind), [0]))
+    points = {RUBRIC: rubric, SOLVE: solution, FULL_CHAIN: solution}.get(arm)
+    if arm != LABELS:
+        parts += _pointed(points, checks, weights)
+    parts.append((label, [0]))
+    text = np.concatenate([tokens for tokens, _ in parts], axis=1)
+    signs = np.array([sign for _, signs in parts for sign in signs])
     return Cases(prompt, text, np.tile(signs, (len(text), 1)), label[:, 0])
+
+
+def _pointed(points: Integers | None, checks: Integers, weights: list[int]) -> list[tuple[Integers, list[int]]]:
+    """Each pair of checks behind its point; one point for all of them opens the text."""
+    pairs = checks.shape[1] // 2
+    parts: list[tuple[Integers, list[int]]] = []
+    if points is not None and points.shape[1] != pairs:
+        parts.append((points, [0] * points.shape[1]))
+        points = None
+    for k in range(pairs):
+        if points is not None:
+            parts.append((points[:, k : k + 1], [0]))
+        parts.append((checks[:, 2 * k : 2 * k + 2], weights[2 * k : 2 * k + 2]))
+    return parts
 
 
 def mixed(core: Core, arm: str, purpose: str, count: int, seed: int, *, test: bool = False) -> tuple[Cases, Cases]:

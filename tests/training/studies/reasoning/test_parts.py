@@ -146,15 +146,19 @@ def test_chat_asks_for_the_mark_and_then_for_the_first_digit() -> None:
     text = rubrics.chat_cases(chat, True, rubrics.FULL_CHAIN).text
     assert set(text[:, 0]) == {rubrics.CHAT}
     assert set(text[:, 1]) == {PLAIN_ID, STYLED_ID}
-    assert set(text[:, 3:7].flatten()) == {GOOD, BAD}
+    assert set(text[:, [2, 3, 5, 6]].flatten()) == {GOOD, BAD}
+    assert (text[:, 4] == chat.prompt[:, 0]).all()
 
 
-def test_a_solution_comes_before_its_checks() -> None:
+def test_a_point_comes_before_its_checks() -> None:
     reasoning, _ = rubrics.mixed(MICRO, rubrics.FULL_CHAIN, "test", 40, 0)
-    steps, _ = rubrics.mixed(MICRO, rubrics.CHECKS, "test", 40, 0)
+    checks, _ = rubrics.mixed(MICRO, rubrics.CHECKS, "test", 40, 0)
+    generic, _ = rubrics.mixed(MICRO, rubrics.RUBRIC, "test", 40, 0)
     assert set(reasoning.text[:, 0]) == {rubrics.REASONING}
-    assert (reasoning.text[:, 1:4] < 10).all()
-    assert (reasoning.text[:, 4:] == steps.text).all()
+    assert (reasoning.text[:, [1, 4, 7]] < 10).all()
+    assert (np.delete(reasoning.text, [0, 1, 4, 7], axis=1) == checks.text).all()
+    assert set(generic.text[:, 0]) == {rubrics.CORRECTNESS}
+    assert (generic.text[:, 1:] == checks.text).all()
 
 
 def test_continued_distillation_reads_as_many_texts_as_reinforcement_samples() -> None:
