@@ -1,4 +1,4 @@
-"""Who gets in and for how long: bounded prompts and tokens, a fair line, deadlines, departed callers, shutdown.
+"""Who gets in and for how long: bounded prompts and tokens, a fair line, deadlines, shutdown.
 
 What finds no room waits in one line, in which every key has its fair share (`service.line`); a full line refuses at
 once, before any tokenization, with the seconds after which trying again is sensible (`service.pace`). Callers whose own
@@ -11,9 +11,9 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
-from contextlib import aclosing, asynccontextmanager
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from types import TracebackType
 from typing import TypeVar
 
 from service.errors import DeadlineExceeded, Draining, Overloaded, ServiceError
@@ -29,23 +29,38 @@ OWN_SHARE = 8
 """Each key may take one in so many of the line's places even when the line is full: nobody is locked out by others."""
 
 
-class ClientGone(Exception):
-    """The caller closed the connection; nobody will read an answer."""
-
-
-class _Running:
+class Running:
     """One request under its deadline; ``reason`` replaces the deadline as the error when it is stopped early."""
 
     def __init__(self, timer: asyncio.Timeout) -> None:
         self.timer = timer
         self.reason: ServiceError | None = None
+        self._afterwards: tuple[float | None, ServiceError | None] | None = None
 
     def stop(self, reason: ServiceError, after_s: float = 0.0) -> None:
+        """In so many seconds, if not before."""
         at = asyncio.get_running_loop().time() + after_s
-        when = self.timer.when()
-        if not self.timer.expired() and (when is None or at < when):
+        if self._afterwards is not None and _is_sooner(at, self._afterwards[0]):
+            self._afterwards = (at, reason)
+        self._stop_at(at, reason)
+
+    async def within(self, seconds: float, work: Awaitable[T], reason: ServiceError) -> T:
+        """The result of `work`, which has so many seconds of the request's. One timer serves for both times."""
+        self._afterwards = (self.timer.when(), self.reason)
+        self._stop_at(asyncio.get_running_loop().time() + seconds, reason)
+        result = await work
+        (when, self.reason), self._afterwards = self._afterwards, None
+        self.timer.reschedule(when)
+        return result
+
+    def _stop_at(self, at: float, reason: ServiceError) -> None:
+        if not self.timer.expired() and _is_sooner(at, self.timer.when()):
             self.reason = reason
             self.timer.reschedule(at)
+
+
+def _is_sooner(at: float, when: float | None) -> bool:
+    return when is None or at < when
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +82,7 @@ class Admission:
         self._tokens = 0
         self._line = FairLine()
         self._pace = Pace(clock)
-        self._running: set[_Running] = set()
+        self._running: set[Running] = set()
         self._draining = False
         self._cut_off = 0
         self._empty = asyncio.Event()
@@ -110,47 +125,48 @@ class Admission:
         if self._line or not self._fits(Cost(1)):
             self._refuse_if_full(key, patient)
 
-    @asynccontextmanager
-    async def room(self, cost: Cost, wait_s: float, key: str = "-", patient: bool = False) -> AsyncIterator[None]:
+    def room(self, cost: Cost, wait_s: float, key: str = "-", patient: bool = False) -> Room:
         """Hold room for `cost`; one larger than all the room gets in when nothing else is inside.
 
-        Raises `Overloaded` with ``retry_after_s``: at once where the line is full, or moves so slowly that `wait_s`
-        would pass in it (an ordinary caller can use that time, a patient one cannot); else after `wait_s`.
+        Entering raises `Overloaded` with ``retry_after_s``: at once where the line is full, or moves so slowly that
+        `wait_s` would pass in it (an ordinary caller can use that time, a patient one cannot); else after `wait_s`.
         """
+        return Room(self, cost, wait_s, key, patient)
+
+    def deadline(self, seconds: float) -> Deadline:
+        """Around one request. Raises `DeadlineExceeded`, `Draining`, or what `stop_all` was given."""
+        return Deadline(self, seconds)
+
+    def begin(self, timer: asyncio.Timeout) -> Running:
+        """A request is inside from now on."""
+        running = Running(timer)
+        self._running.add(running)
+        return running
+
+    def end(self, running: Running) -> None:
+        """It is no more."""
+        self._running.discard(running)
+        self._note_if_drained()
+
+    def late(self, running: Running) -> ServiceError:
+        """Why it was stopped."""
+        self._cut_off += isinstance(running.reason, Draining)
+        message = "The deadline passed before the answer was ready; allow more time or ask for less at once."
+        return running.reason or DeadlineExceeded(message)
+
+    async def take(self, cost: Cost, wait_s: float, key: str, patient: bool) -> None:
+        """Returns with the room held. `Room` gives it back."""
         work = self._work(cost)
         if not self._line and self._fits(cost):
             self._enter(key, cost, work)
         else:
             await self._wait(cost, work, wait_s, key, patient)
-        try:
-            yield
-        except BaseException:
-            self._leave(cost)
-            raise
-        self._pace.finished(work)
-        self._leave(cost)
 
-    @asynccontextmanager
-    async def deadline(self, seconds: float) -> AsyncIterator[None]:
-        """Around one request. Raises `DeadlineExceeded`, `Draining`, or what `stop_all` was given."""
-        if self._draining:
-            raise Draining("The service is shutting down; send this to another replica.", retry_after_s=1)
-        running: _Running | None = None
-        try:
-            async with asyncio.timeout(seconds) as timer:
-                running = _Running(timer)
-                self._running.add(running)
-                yield
-        except TimeoutError as error:
-            if running is None or not running.timer.expired():
-                raise
-            self._cut_off += isinstance(running.reason, Draining)
-            message = "The deadline passed before the answer was ready; allow more time or ask for less at once."
-            raise running.reason or DeadlineExceeded(message) from error
-        finally:
-            if running is not None:
-                self._running.discard(running)
-                self._note_if_drained()
+    def give_back(self, cost: Cost, finished: bool) -> None:
+        """Room that was taken; ``finished``: its work was done, which tells the pace."""
+        if finished:
+            self._pace.finished(self._work(cost))
+        self._leave(cost)
 
     def on_drain(self, callback: Callable[[], None]) -> None:
         """Call `callback` when draining begins: for what waits for requests that will not come any more."""
@@ -250,59 +266,44 @@ class Admission:
         return max(1, math.ceil(min(seconds, MAX_RETRY_AFTER_S) - 1e-6))
 
 
-async def unless_gone(gone: Awaitable[None], work: Awaitable[T]) -> T:
-    """The result of `work`, which is cancelled as soon as `gone` returns: raises `ClientGone` once it has ended.
+class Room:
+    """Of `Admission.room`. Contexts of every request are classes: a generator each would cost three times as much."""
 
-    The work runs in the caller's task and only the watching in one of its own: this stands around every request.
-    """
-    task = asyncio.current_task()
-    assert task is not None
-    before, is_over, has_left = task.cancelling(), False, False
+    __slots__ = ("_admission", "_asked")
 
-    def leave(watcher: asyncio.Future[None]) -> None:
-        nonlocal has_left
-        if not is_over and not watcher.cancelled():
-            watcher.exception()  # a connection that cannot be watched is gone too
-            has_left = True
-            task.cancel()
+    def __init__(self, admission: Admission, cost: Cost, wait_s: float, key: str, patient: bool) -> None:
+        self._admission = admission
+        self._asked = (cost, wait_s, key, patient)
 
-    watcher = asyncio.ensure_future(gone)
-    watcher.add_done_callback(leave)
-    try:
-        return await work
-    except asyncio.CancelledError as error:
-        if has_left and task.cancelling() == before + 1:  # else a deadline, say, has cancelled it as well
-            raise ClientGone from error
-        raise
-    finally:
-        is_over = True
-        watcher.cancel()
-        if has_left:
-            task.uncancel()
+    async def __aenter__(self) -> None:
+        await self._admission.take(*self._asked)
+
+    async def __aexit__(self, kind: object, error: object, trace: object) -> None:
+        self._admission.give_back(self._asked[0], finished=kind is None)
 
 
-async def pumped(source: AsyncGenerator[T, None], size: int = 64) -> AsyncGenerator[T, None]:
-    """The items of `source`, which runs in one task of its own, at most `size` items ahead.
+class Deadline:
+    """Of `Admission.deadline`."""
 
-    A stream's first item is awaited by the handler and the rest by the response, in different tasks; deadlines inside
-    the source need one. Closing this closes the source.
-    """
-    items: asyncio.Queue[T | None] = asyncio.Queue(size)
+    __slots__ = ("_admission", "_running", "_timer")
 
-    async def fill() -> None:
+    def __init__(self, admission: Admission, seconds: float) -> None:
+        self._admission = admission
+        self._timer = asyncio.timeout(seconds)
+
+    async def __aenter__(self) -> Running:
+        if self._admission.is_draining:
+            raise Draining("The service is shutting down; send this to another replica.", retry_after_s=1)
+        await self._timer.__aenter__()
+        self._running = self._admission.begin(self._timer)
+        return self._running
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         try:
-            async with aclosing(source):
-                async for item in source:
-                    await items.put(item)
+            await self._timer.__aexit__(kind, error, trace)
+        except TimeoutError as error:
+            raise self._admission.late(self._running) from error
         finally:
-            if not (task := asyncio.current_task()) or not task.cancelling():
-                await items.put(None)
-
-    filler = asyncio.create_task(fill())
-    try:
-        while (item := await items.get()) is not None:
-            yield item
-        await filler
-    finally:
-        filler.cancel()
-        await asyncio.gather(filler, return_exceptions=True)
+            self._admission.end(self._running)

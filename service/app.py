@@ -15,17 +15,18 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
 from service import errors
-from service.admission import Admission, Bounds, ClientGone
+from service.admission import Admission, Bounds
 from service.auth import ApiKey, Authenticator
 from service.cohorts import Assembler
 from service.context import Gate, Service
 from service.engines.base import Engine, fingerprint_weights
 from service.engines.supervised import SupervisedEngine
-from service.errors import BodyTooLarge, InvalidInput, InvalidJson, NotFound, ServiceError
+from service.errors import InvalidInput, InvalidJson, NotFound, ServiceError
 from service.health import Health, Patience
 from service.manifest import Manifest
 from service.metrics import Metrics
-from service.middleware import CLIENT_GONE, CallMiddleware, too_large
+from service.middleware import CLIENT_GONE, CallMiddleware
+from service.presence import ClientGone
 from service.recovery import Recovery, RecoveryPolicy
 from service.reference_file import load_references
 from service.rewards import RewardDesk, Watched
@@ -42,6 +43,7 @@ from service.routes import (
     trainers,
     weights,
 )
+from service.routes.base import Shortcut
 from service.schemas.replies import ErrorDetail, ErrorReply
 from service.schemas.requests import SHAPE_TAGS
 from service.score_monitor import ScoreMonitor
@@ -158,10 +160,11 @@ def build_app(
     for router in ROUTERS:
         app.include_router(router)
     limit = settings.limits.max_body_bytes
+    app.add_middleware(Shortcut, routes=app.routes)
     app.add_middleware(
         CallMiddleware, record=gate.record, max_body_bytes=limit, refuse=error_reply, tracing=gate.tracing
     )
-    _add_error_handlers(app, limit)
+    _add_error_handlers(app)
     return app
 
 
@@ -330,7 +333,7 @@ async def _stop(task: asyncio.Task[None]) -> None:
         await task
 
 
-def _add_error_handlers(app: FastAPI, max_body_bytes: int) -> None:
+def _add_error_handlers(app: FastAPI) -> None:
     @app.exception_handler(ServiceError)
     async def known(request: Request, error: ServiceError) -> Response:
         if error.code not in request.state.call.seen.failures:  # an item's failure is noted where it is judged
@@ -345,11 +348,10 @@ def _add_error_handlers(app: FastAPI, max_body_bytes: int) -> None:
 
     @app.exception_handler(HTTPException)
     async def framework(request: Request, error: HTTPException) -> Response:
-        """What the framework refuses by itself: unknown paths and methods, bodies that are no JSON or too large."""
+        """What the framework refuses by itself: unknown paths and methods, bodies that are no JSON."""
         ours: dict[int, ServiceError] = {
             400: InvalidJson("The body is not valid JSON."),
             404: NotFound("There is no such path; GET /docs lists them."),
-            413: BodyTooLarge(too_large(max_body_bytes).message, limit=max_body_bytes),
         }
         request_id = request.state.call.request_id
         if error.status_code in ours:

@@ -16,6 +16,8 @@ from typing import Any, ClassVar
 from uvicorn._types import ASGI3Application
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
+from service.presence import PRESENCE
+
 PROBES = frozenset({"/livez", "/readyz", "/startupz"})
 RESERVED = 64
 """Connections beyond the limit that are kept for probes; those after them are closed unanswered."""
@@ -40,6 +42,35 @@ class Limits:
     connections: int
 
 
+class Departure:
+    """Tells the request at work that its caller has closed the connection (`service.presence.Presence`).
+
+    ASGI's own way is a message to be awaited, for which every request would need a second task.
+    """
+
+    __slots__ = ("_leave", "_left", "_loop", "has_sent_all")
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self.has_sent_all = False
+        self._left = False
+        self._leave: Callable[[], None] | None = None
+
+    def watch(self, leave: Callable[[], None]) -> None:
+        self._leave = leave
+        if self._left:
+            self._loop.call_soon(leave)
+
+    def forget(self) -> None:
+        self._leave = None
+
+    def note(self) -> None:
+        """The connection is closed."""
+        self._left = True
+        if self._leave is not None:
+            self._leave()
+
+
 class _TooLarge(Exception):
     """Headers beyond the limit; ends the parser's work."""
 
@@ -56,10 +87,12 @@ class GuardedProtocol(HttpToolsProtocol):
         super().__init__(*args, **kwargs)
         self._reading: str | None = None  # "head" or "body" of a request, None between requests
         self._read_timer: asyncio.TimerHandle | None = None
+        self._read_due: float | None = None
         self._write_timer: asyncio.TimerHandle | None = None
         self._unread = 0
         self._header_bytes = 0
         self._at_work: RequestResponseCycle | None = None
+        self._departure = Departure(self.loop)
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -78,9 +111,12 @@ class GuardedProtocol(HttpToolsProtocol):
         if self._at_work is not None and not self._at_work.response_complete:
             self._at_work.disconnected = True
             self._at_work.message_event.set()
+            self._departure.note()
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
-        self._at_work = cycle
+        self._at_work, self._departure = cycle, Departure(self.loop)
+        self._departure.has_sent_all = not cycle.more_body
+        cycle.scope["state"][PRESENCE] = self._departure
         super()._start_asgi_task(cycle, app)
 
     def data_received(self, data: bytes) -> None:
@@ -91,13 +127,13 @@ class GuardedProtocol(HttpToolsProtocol):
             self._unread += len(data)
             if self._unread > self.limits.header_bytes:
                 self.send_400_response("")
-        elif self._reading is None and self._read_timer is None and self._is_idle:
+        elif self._reading is None and self._read_due is None and self._is_idle:
             self._expect(self.limits.header_s)  # empty lines before a request end no waiting
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
         self._reading, self._unread, self._header_bytes = "head", 0, 0
-        if self._read_timer is None:
+        if self._read_due is None:
             self._expect(self.limits.header_s)
 
     def on_header(self, name: bytes, value: bytes) -> None:
@@ -113,6 +149,8 @@ class GuardedProtocol(HttpToolsProtocol):
 
     def on_message_complete(self) -> None:
         self._reading = None
+        if self._at_work is self.cycle:
+            self._departure.has_sent_all = True
         self._expect(None)
         super().on_message_complete()
 
@@ -140,13 +178,28 @@ class GuardedProtocol(HttpToolsProtocol):
         return self.cycle is None or self.cycle.response_complete
 
     def _expect(self, seconds: float | None) -> None:
-        """The next part of a request within so many seconds; None: nothing is expected."""
-        if self._read_timer is not None:
-            self._read_timer.cancel()
-        self._read_timer = None if seconds is None else self.loop.call_later(seconds, self._too_late)
+        """The next part of a request within so many seconds; None: nothing is expected.
+
+        A timer that is there stays, and looks at the clock again when it ends: parts come faster than timers are made.
+        """
+        self._read_due = None if seconds is None else self.loop.time() + seconds
+        if self._read_due is not None and (self._read_timer is None or self._read_due < self._read_timer.when()):
+            self._set_read_timer()
+
+    def _set_read_timer(self) -> None:
+        self._cancel_read_timer()
+        if self._read_due is not None:
+            self._read_timer = self.loop.call_at(self._read_due, self._look_at_the_clock)
+
+    def _look_at_the_clock(self) -> None:
+        self._read_timer = None
+        if self._read_due is not None and self.loop.time() >= self._read_due:
+            self._read_due = None
+            self._too_late()
+        elif self._read_timer is None:
+            self._set_read_timer()
 
     def _too_late(self) -> None:
-        self._read_timer = None
         if self.flow.read_paused:  # it is this side that does not read
             self._expect(self.limits.body_s)
         elif not self.transport.is_closing():
@@ -154,8 +207,14 @@ class GuardedProtocol(HttpToolsProtocol):
                 self.transport.write(LATE)
             self.transport.close()
 
+    def _cancel_read_timer(self) -> None:
+        if self._read_timer is not None:
+            self._read_timer.cancel()
+            self._read_timer = None
+
     def _cancel_timers(self) -> None:
-        self._expect(None)
+        self._read_due = None
+        self._cancel_read_timer()
         if self._write_timer is not None:
             self._write_timer.cancel()
             self._write_timer = None

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import AsyncIterator, Iterable, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from service.admission import Admission
+from service.admission import Admission, Room
 from service.auth import ANYBODY, Authenticator, Principal
 from service.cohorts import Assembler
 from service.costs import CostGuesser, Load
 from service.engines.base import Engine
 from service.errors import ServiceError, Unavailable
-from service.exchange import Exchange
+from service.exchange import Exchange, Use
 from service.health import Health
 from service.judge import Judge
 from service.metrics import Metrics, Observation
@@ -74,11 +73,12 @@ PATIENCE = 0.9
 class Call:
     """One HTTP request: who, since when, where its time went, what to record of it.
 
-    ``patient``: its sender does not come again when it is told that there is no room. ``load`` is what it asked for in
-    all, of which judge.
+    ``headers`` by their names in lower case. ``patient``: its sender does not come again when it is told that there is
+    no room. ``load`` is what it asked for in all, of which judge.
     """
 
     request_id: str
+    headers: Mapping[bytes, bytes] = field(default_factory=dict)
     started: float = field(default_factory=time.perf_counter)
     principal: Principal = ANYBODY
     trace: Trace = field(default_factory=Trace)
@@ -87,6 +87,11 @@ class Call:
     patient: bool = False
     load: Load = field(default_factory=Load)
     asked: tuple[CostGuesser, Judge] | None = None
+
+    def header(self, name: bytes) -> str | None:
+        """A request header by its name in lower case."""
+        value = self.headers.get(name)
+        return None if value is None else value.decode("latin-1")
 
     @property
     def age_s(self) -> float:
@@ -98,23 +103,16 @@ class Call:
         """Seconds until its deadline."""
         return self.deadline_s - self.age_s
 
-    @asynccontextmanager
-    async def judging(self, gate: Gate, judge: Judge, load: Load) -> AsyncIterator[None]:
+    def judging(self, gate: Gate, judge: Judge, load: Load) -> Judging:
         """Hold room for `load` while judging; wait for it in line, almost to the deadline, where there is none.
 
-        Raises `Overloaded`, and `WeightsChanged` where the judge is not the service's any more.
+        Entering raises `Overloaded`, and `WeightsChanged` where the judge is not the service's any more.
         """
         self.seen.judge, self.seen.version = judge.name, judge.version
         self.load, self.asked = self.load + load, (gate.costs, judge)
         cost, key = gate.costs.cost(judge, load), self.principal.key_id
-        waited = time.perf_counter()
-        async with AsyncExitStack() as held:
-            with self.trace.tracing.stage("admission", prompts=cost.prompts):
-                room = gate.admission.room(cost, PATIENCE * self.left_s, key, self.patient)
-                await held.enter_async_context(room)
-                await held.enter_async_context(gate.exchange.use(judge.version))
-            self.trace.queue_s += time.perf_counter() - waited
-            yield
+        room = gate.admission.room(cost, PATIENCE * self.left_s, key, self.patient)
+        return Judging(self.trace, cost.prompts, room, gate.exchange.use(judge.version))
 
     def begin_again(self) -> None:
         """Forget what was asked so far: the request starts over, with other weights."""
@@ -153,17 +151,19 @@ class Call:
 
     def server_timing(self) -> str:
         """The Server-Timing header, in milliseconds."""
-        times = zip(("queue", "tokenize", "engine", "total"), self._times(), strict=True)
-        return ", ".join(f"{name};dur={1000 * seconds:.1f}" for name, seconds in times)
+        queue, tokenize, engine, total = self._times()
+        return (
+            f"queue;dur={1000 * queue:.1f}, tokenize;dur={1000 * tokenize:.1f}, "
+            f"engine;dur={1000 * engine:.1f}, total;dur={1000 * total:.1f}"
+        )
 
     def _times(self) -> tuple[float, float, float, float]:
         """Seconds in queue, tokenization and engine, and in all. Groups are judged side by side and so add up to more
         than the clock says; the stages then share the clock's time in proportion."""
-        total = self.age_s
-        stages = (self.trace.queue_s, self.trace.tokenize_s, self.trace.engine_s)
-        share = min(1.0, total / sum(stages)) if sum(stages) > 0 else 1.0
-        queue, tokenize, engine = (share * seconds for seconds in stages)
-        return queue, tokenize, engine, total
+        total, trace = self.age_s, self.trace
+        stages = trace.queue_s + trace.tokenize_s + trace.engine_s
+        share = min(1.0, total / stages) if stages > 0 else 1.0
+        return share * trace.queue_s, share * trace.tokenize_s, share * trace.engine_s, total
 
     def _saw(self, items: Iterable[Verdict | Score]) -> None:
         for item in items:
@@ -178,6 +178,30 @@ class Call:
         self.seen.failures += [failure.code for failure in failures]
         for failure in failures:
             raise_if_whole(failure)
+
+
+class Judging:
+    """Of `Call.judging`: room, then weights; the wait for both is the time in line."""
+
+    __slots__ = ("_prompts", "_room", "_trace", "_use")
+
+    def __init__(self, trace: Trace, prompts: int, room: Room, use: Use) -> None:
+        self._trace, self._prompts, self._room, self._use = trace, prompts, room, use
+
+    async def __aenter__(self) -> None:
+        waited = time.perf_counter()
+        with self._trace.tracing.stage("admission", prompts=self._prompts):
+            await self._room.__aenter__()
+            try:
+                await self._use.__aenter__()
+            except BaseException as error:
+                await self._room.__aexit__(type(error), error, None)
+                raise
+        self._trace.queue_s += time.perf_counter() - waited
+
+    async def __aexit__(self, kind: object, error: object, trace: object) -> None:
+        await self._use.__aexit__(kind, error, trace)
+        await self._room.__aexit__(kind, error, trace)
 
 
 def raise_if_whole(error: ServiceError) -> None:

@@ -81,6 +81,11 @@ class UnsupportedMediaType(BadRequest):
 class BodyTooLarge(BadRequest):
     code = "body_too_large"
 
+    @classmethod
+    def beyond(cls, limit: int) -> BodyTooLarge:
+        """What to say of a body of more than ``limit`` bytes."""
+        return cls(f"The request body is larger than {limit} bytes; send fewer items at once.", limit=limit)
+
 
 class NotFound(BadRequest):
     code = "not_found"

@@ -42,21 +42,25 @@ class Exchange:
         """From now on these may be used, and no others."""
         self._current = frozenset(versions)
 
-    @asynccontextmanager
-    async def use(self, version: JudgeVersion) -> AsyncIterator[None]:
-        """Judge with these weights. Raises `WeightsChanged` where they are not the service's any more."""
+    def use(self, version: JudgeVersion) -> Use:
+        """Judge with these weights. Entering raises `WeightsChanged` where they are not the service's any more."""
+        return Use(self, version)
+
+    async def take(self, version: JudgeVersion) -> None:
+        """Returns with the weights held. `Use` gives them back."""
         while not self._open.is_set():
             await self._open.wait()
         if version not in self._current:
             raise WeightsChanged("The judge's weights were changed meanwhile; send the request again.", retry_after_s=1)
         self._held[version] += 1
-        try:
-            yield
-        finally:
-            self._held[version] -= 1
-            if not self._held[version]:
-                del self._held[version]
-                self._left.set()
+
+    def give_back(self, version: JudgeVersion) -> None:
+        """Weights that were taken."""
+        if (held := self._held[version] - 1) > 0:
+            self._held[version] = held
+        else:
+            del self._held[version]
+            self._left.set()
 
     @asynccontextmanager
     async def alone(self, wait_s: float) -> AsyncIterator[None]:
@@ -81,3 +85,18 @@ class Exchange:
         except TimeoutError as error:
             message = f"Requests inside did not finish in {wait_s:g} s; nothing was changed, try again."
             raise Overloaded(message, retry_after_s=5) from error
+
+
+class Use:
+    """Of `Exchange.use`."""
+
+    __slots__ = ("_exchange", "_version")
+
+    def __init__(self, exchange: Exchange, version: JudgeVersion) -> None:
+        self._exchange, self._version = exchange, version
+
+    async def __aenter__(self) -> None:
+        await self._exchange.take(self._version)
+
+    async def __aexit__(self, kind: object, error: object, trace: object) -> None:
+        self._exchange.give_back(self._version)

@@ -1,6 +1,7 @@
 """Every metric, declared once with its unit and buckets, and the one place where a request is recorded.
 
 The registry is our own: an embedded vLLM puts its metrics beside these, and two apps in one process do not collide.
+What every request records is kept by `service.loop_metrics`, the rest by the library's own classes.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from dataclasses import dataclass, field
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
 
 from service.errors import ServiceError
+from service.loop_metrics import LoopCounter, LoopHistogram
 from service.score_health import QueueHealth, Sample
 from service.types import Flag, JudgeVersion, Rationale, Usage, Verdict
 
@@ -65,15 +67,13 @@ class Metrics:
 
     def __init__(self) -> None:
         r = self.registry = CollectorRegistry()
-        self.requests = Counter("gram_requests", "HTTP requests.", ["route", "status"], registry=r)
-        self.seconds = Histogram(
-            "gram_request_seconds", "From first byte to reply.", ["route"], registry=r, buckets=_SECONDS
+        self.requests = LoopCounter("gram_requests", "HTTP requests.", ["route", "status"], r)
+        self.seconds = LoopHistogram("gram_request_seconds", "From first byte to reply.", ["route"], r, bounds=_SECONDS)
+        self.stages = LoopHistogram(
+            "gram_stage_seconds", "Where judging requests spend time.", ["stage"], r, bounds=_SECONDS
         )
-        self.stages = Histogram(
-            "gram_stage_seconds", "Where judging requests spend time.", ["stage"], registry=r, buckets=_SECONDS
-        )
-        self.tokens = Counter("gram_tokens", "Tokens of all prompts and answers.", ["judge", "kind"], registry=r)
-        self.comparisons = Counter("gram_comparisons", "Pairs judged, both orders each.", ["judge"], registry=r)
+        self.tokens = LoopCounter("gram_tokens", "Tokens of all prompts and answers.", ["judge", "kind"], r)
+        self.comparisons = LoopCounter("gram_comparisons", "Pairs judged, both orders each.", ["judge"], r)
         self.judging = JudgingMetrics(r)
         self.written = WrittenMetrics(r)
         self.repeats = Counter(
@@ -102,21 +102,27 @@ class Metrics:
 
     def record(self, seen: Observation) -> None:
         """Called once for each request, when its reply is out."""
-        self.requests.labels(seen.route, str(seen.status)).inc()
-        self.seconds.labels(seen.route).observe(seen.seconds)
-        for code in set(seen.failures):
-            self.errors.labels(code).inc()
-        for reason in REFUSALS.intersection(seen.failures):
-            self.rejected.labels(reason).inc()
+        self.requests.add(seen.route, str(seen.status))
+        self.seconds.observe(seen.seconds, seen.route)
+        if seen.failures:
+            self._record_failures(set(seen.failures))
         if seen.judge is None:
             return
-        for stage in STAGES:
-            self.stages.labels(stage).observe(getattr(seen, f"{stage}_s"))
-        for kind in ("prompt", "cached", "completion"):
-            self.tokens.labels(seen.judge, kind).inc(getattr(seen.usage, f"{kind}_tokens"))
-        self.comparisons.labels(seen.judge).inc(seen.usage.comparisons)
+        times, usage = (seen.queue_s, seen.tokenize_s, seen.engine_s, seen.aggregate_s), seen.usage
+        for stage, seconds in zip(STAGES, times, strict=True):
+            self.stages.observe(seconds, stage)
+        self.tokens.add(seen.judge, "prompt", by=usage.prompt_tokens)
+        self.tokens.add(seen.judge, "cached", by=usage.cached_tokens)
+        self.tokens.add(seen.judge, "completion", by=usage.completion_tokens)
+        self.comparisons.add(seen.judge, by=usage.comparisons)
         self.written.record(seen.judge, seen)
         self.judging.record(seen.judge, seen)
+
+    def _record_failures(self, codes: set[str]) -> None:
+        for code in codes:
+            self.errors.labels(code).inc()
+        for reason in REFUSALS & codes:
+            self.rejected.labels(reason).inc()
 
     def record_cohort(self, outcome: str, assembly_s: float) -> None:
         """Called once for each group, when it is judged or has failed."""
@@ -136,19 +142,22 @@ class JudgingMetrics:
         self.failures = Counter(
             "gram_failed_items", "Items without a usable judgment.", ["judge", "code"], registry=registry
         )
-        self.flags = Counter("gram_flags", "Things found in texts.", ["judge", "code", "where"], registry=registry)
-        self.consistency = Counter(
-            "gram_order_consistency", "Items by whether both orders agree.", ["judge", "consistent"], registry=registry
+        self.flags = LoopCounter("gram_flags", "Things found in texts.", ["judge", "code", "where"], registry)
+        self.consistency = LoopCounter(
+            "gram_order_consistency",
+            "Items by whether both orders agree.",
+            ["judge", "consistent"],
+            registry,
         )
-        self.label_mass = Histogram(
-            "gram_label_mass", "p(A) + p(B), smaller order.", ["judge"], registry=registry, buckets=_MASS
+        self.label_mass = LoopHistogram(
+            "gram_label_mass", "p(A) + p(B), smaller order.", ["judge"], registry, bounds=_MASS
         )
-        self.position_bias = Histogram(
+        self.position_bias = LoopHistogram(
             "gram_position_bias_logit",
             "Mean log-odds (nats) of the response shown first; 0 for a judge without position bias.",
             ["judge"],
-            registry=registry,
-            buckets=_LOGIT,
+            registry,
+            bounds=_LOGIT,
         )
 
     def record(self, judge: str, seen: Observation) -> None:
@@ -156,24 +165,24 @@ class JudgingMetrics:
         for code in seen.failures:
             self.failures.labels(judge, code).inc()
         for flag in seen.flags:
-            self.flags.labels(judge, flag.code, flag.where).inc(flag.count)
+            self.flags.add(judge, flag.code, flag.where, by=flag.count)
         for consistent in seen.consistency:
-            self.consistency.labels(judge, "yes" if consistent else "no").inc()
+            self.consistency.add(judge, "yes" if consistent else "no")
         for verdict in seen.verdicts:
             if verdict.label_mass is not None:
-                self.label_mass.labels(judge).observe(verdict.label_mass)
-                self.position_bias.labels(judge).observe(_mean_logit((verdict.p_ab, verdict.p_ba)))
+                self.label_mass.observe(verdict.label_mass, judge)
+                self.position_bias.observe(_mean_logit((verdict.p_ab, verdict.p_ba)), judge)
 
 
 class WrittenMetrics:
     """How judges write: how their texts end, how long they are, and which were never needed."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
-        self._rationales = Counter(
-            "gram_rationales", "Written judgments by how they ended.", ["judge", "outcome"], registry=registry
+        self._rationales = LoopCounter(
+            "gram_rationales", "Written judgments by how they ended.", ["judge", "outcome"], registry
         )
-        self._tokens = Histogram(
-            "gram_rationale_tokens", "Length of a written judgment.", ["judge"], registry=registry, buckets=_LENGTHS
+        self._tokens = LoopHistogram(
+            "gram_rationale_tokens", "Length of a written judgment.", ["judge"], registry, bounds=_LENGTHS
         )
         self._skipped = Counter(
             "gram_votes_skipped", "Votes that could not change the answer.", ["judge"], registry=registry
@@ -182,8 +191,8 @@ class WrittenMetrics:
     def record(self, judge: str, seen: Observation) -> None:
         """One request's texts."""
         for rationale in seen.written:
-            self._rationales.labels(judge, rationale.outcome).inc()
-            self._tokens.labels(judge).observe(rationale.tokens)
+            self._rationales.add(judge, rationale.outcome)
+            self._tokens.observe(rationale.tokens, judge)
         if seen.votes_skipped:
             self._skipped.labels(judge).inc(seen.votes_skipped)
 
@@ -192,8 +201,8 @@ class StoreMetrics:
     """Calls of the reward store: not every request makes one, and some make three."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
-        self._seconds = Histogram(
-            "gram_store_seconds", "Calls of the reward store.", ["operation"], registry=registry, buckets=_QUICK
+        self._seconds = LoopHistogram(
+            "gram_store_seconds", "Calls of the reward store.", ["operation"], registry, bounds=_QUICK
         )
         self._failures = Counter(
             "gram_store_failures", "Calls of the reward store that failed, by error code.", ["code"], registry=registry
@@ -209,7 +218,7 @@ class StoreMetrics:
             self._failures.labels(error.code).inc()
             raise
         finally:
-            self._seconds.labels(operation).observe(time.perf_counter() - started)
+            self._seconds.observe(time.perf_counter() - started, operation)
 
 
 class WeightMetrics:

@@ -6,10 +6,9 @@ import json
 import logging
 import re
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
-from starlette.datastructures import Headers, MutableHeaders
-from starlette.middleware.body_limit import RequestBodyLimitMiddleware
+from starlette.datastructures import Headers
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -17,12 +16,13 @@ from service.context import Call
 from service.errors import BadRequest, BodyTooLarge, InternalError, ServiceError
 from service.metrics import Observation
 from service.scoring import Trace
-from service.spans import NO_TRACING, RequestSpan, Tracing, Value, request_id
+from service.spans import NO_TRACING, RequestSpan, Tracing, Value
+from service.spans import REQUEST_ID as CURRENT_ID
 
 log = logging.getLogger("gram.access")
 
-REQUEST_ID = "x-request-id"
-_GOOD_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
+REQUEST_ID = b"x-request-id"
+_GOOD_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
 CLIENT_GONE = 499
 
 Refuse = Callable[[ServiceError, str], Response]
@@ -37,7 +37,7 @@ class CallMiddleware:
         self, app: ASGIApp, record: Record, max_body_bytes: int, refuse: Refuse, tracing: Tracing = NO_TRACING
     ) -> None:
         self._tracing = tracing
-        self._app = RequestBodyLimitMiddleware(app, max_body_bytes)
+        self._app = app
         self._tell = record
         self._max_body_bytes = max_body_bytes
         self._refuse = refuse
@@ -46,28 +46,32 @@ class CallMiddleware:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        headers = Headers(scope=scope)
-        call = Call(_request_id(headers.get(REQUEST_ID)), trace=Trace(tracing=self._tracing))
+        headers = dict(reversed(scope["headers"]))  # of one that came twice the first counts
+        call = Call(_request_id(headers.get(REQUEST_ID)), headers, trace=Trace(tracing=self._tracing))
         scope.setdefault("state", {})["call"] = call
-        with self._tracing.request(headers) as span, request_id(call.request_id):
-            await self._serve(scope, receive, send, headers, call, span)
+        token = CURRENT_ID.set(call.request_id)
+        try:
+            with self._tracing.request(Headers(scope=scope)) as span:
+                await self._serve(scope, receive, send, call, span)
+        finally:
+            CURRENT_ID.reset(token)
 
-    async def _serve(
-        self, scope: Scope, receive: Receive, send: Send, headers: Headers, call: Call, span: RequestSpan
-    ) -> None:
+    async def _serve(self, scope: Scope, receive: Receive, send: Send, call: Call, span: RequestSpan) -> None:
         status = CLIENT_GONE  # stays so when nobody was left to reply to
 
         async def send_with_headers(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                reply = MutableHeaders(scope=message)
-                reply[REQUEST_ID] = call.request_id
-                reply["server-timing"] = call.server_timing()
+                message["headers"] = [
+                    *message["headers"],
+                    (REQUEST_ID, call.request_id.encode()),
+                    (b"server-timing", call.server_timing().encode()),
+                ]
             await send(message)
 
         try:
-            if (problem := self._problem_with(headers)) is not None:
+            if (problem := self._problem_with(scope, call)) is not None:
                 reply = self._refuse(problem, call.request_id)
                 reply.headers["connection"] = "close"  # where its body ends is not known, or it is not worth reading
                 await reply(scope, receive, send_with_headers)
@@ -82,21 +86,25 @@ class CallMiddleware:
         finally:
             self._record(call, status, scope, span)
 
-    def _problem_with(self, headers: Headers) -> ServiceError | None:
+    def _problem_with(self, scope: Scope, call: Call) -> ServiceError | None:
         """Of two hosts, or of a body announced too large, twice, or in a coding that is not undone: a proxy that
         believes the other announcement would take what follows for a request of somebody else (RFC 9112, 6.3)."""
-        codings = [coding.strip().lower() for coding in headers.getlist("transfer-encoding")]
-        if codings and (codings != ["chunked"] or "content-length" in headers):
-            return BadRequest("Send the body with Content-Length or with Transfer-Encoding: chunked, and nothing else.")
-        if len(headers.getlist("host")) > 1:
+        if b"transfer-encoding" in call.headers:
+            codings = [value.strip().lower() for name, value in scope["headers"] if name == b"transfer-encoding"]
+            if codings != [b"chunked"] or b"content-length" in call.headers:
+                message = "Send the body with Content-Length or with Transfer-Encoding: chunked, and nothing else."
+                return BadRequest(message)
+        if len(call.headers) < len(scope["headers"]) and [name for name, _ in scope["headers"]].count(b"host") > 1:
             return BadRequest("Send one Host header.")
-        return too_large(self._max_body_bytes) if _declared(headers) > self._max_body_bytes else None
+        limit = self._max_body_bytes
+        return BodyTooLarge.beyond(limit) if _declared(call.headers) > limit else None
 
     def _record(self, call: Call, status: int, scope: Scope, span: RequestSpan) -> None:
         """Texts and keys are never logged; the path is logged as its template."""
         seen = call.finish(status, getattr(scope.get("route"), "path", "unmatched"))
         self._tell(seen)
-        span.end(f"{scope['method']} {seen.route}", _attributes(call, scope["method"]), failed=status >= 500)
+        if self._tracing is not NO_TRACING:
+            span.end(f"{scope['method']} {seen.route}", _attributes(call, scope["method"]), failed=status >= 500)
         if log.isEnabledFor(logging.INFO):
             line = {
                 "request_id": call.request_id,
@@ -131,16 +139,12 @@ def _attributes(call: Call, method: str) -> dict[str, Value | None]:
     }
 
 
-def too_large(limit: int) -> BodyTooLarge:
-    return BodyTooLarge(f"The request body is larger than {limit} bytes; send fewer items at once.", limit=limit)
-
-
-def _declared(headers: Headers) -> int:
+def _declared(headers: Mapping[bytes, bytes]) -> int:
     """Content-Length in bytes; 0 where it is absent or nonsense (what arrives is counted anyway)."""
-    length = headers.get("content-length", "")
-    return int(length) if length.isascii() and length.isdigit() and len(length) < 20 else 0
+    length = headers.get(b"content-length", b"")
+    return int(length) if length.isdigit() and len(length) < 20 else 0
 
 
-def _request_id(sent: str | None) -> str:
+def _request_id(sent: bytes | None) -> str:
     """The caller's id if it is harmless in logs and headers, else one of ours."""
-    return sent if sent is not None and _GOOD_ID.fullmatch(sent) else secrets.token_hex(8)
+    return sent.decode() if sent is not None and _GOOD_ID.fullmatch(sent) else secrets.token_hex(8)

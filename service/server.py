@@ -171,6 +171,7 @@ def server_config(app: FastAPI, settings: Settings) -> uvicorn.Config:
         ws="none",
         lifespan="off",  # driven by `serve`: a failed start is one sentence, and no port is open before the model is
         access_log=False,
+        proxy_headers=False,  # nothing here asks where a caller is
         log_config=None,  # its lines look like ours
         log_level="warning",
         server_header=False,

@@ -5,8 +5,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from contextvars import ContextVar
 from typing import Literal, Protocol
 
@@ -65,13 +65,3 @@ class NoTracing:
 
 
 NO_TRACING: Tracing = NoTracing()
-
-
-@contextmanager
-def request_id(value: str) -> Iterator[None]:
-    """Log lines of this task, and of those it starts, carry the id."""
-    token = REQUEST_ID.set(value)
-    try:
-        yield
-    finally:
-        REQUEST_ID.reset(token)

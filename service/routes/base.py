@@ -6,9 +6,9 @@ route class.
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Iterable, Mapping
 from dataclasses import replace
+from functools import partial
 from inspect import iscoroutinefunction
 from typing import Annotated, Any
 
@@ -16,13 +16,20 @@ from fastapi import Depends, Header, Request, Response, Security
 from fastapi.dependencies.models import Dependant
 from fastapi.routing import APIRoute
 from fastapi.security import HTTPBearer
+from starlette.routing import BaseRoute
+from starlette.types import ASGIApp, Message, Receive, Send
+from starlette.types import Scope as ASGIScope
 
-from service.admission import unless_gone
+from service.admission import Running
 from service.context import Call, Gate, Service
-from service.errors import DeadlineExceeded, InvalidInput, UnsupportedMediaType, WeightsChanged
+from service.errors import BodyTooLarge, DeadlineExceeded, InvalidInput, UnsupportedMediaType, WeightsChanged
+from service.presence import PRESENCE, Awaited, Presence, unless_gone
+from service.routes.direct import Asked, Direct, LookUps
 from service.types import Scope
 
 DEADLINE_HEADER = "X-Deadline-Ms"
+DEADLINE_NAME = DEADLINE_HEADER.lower().encode()
+WRONG_TYPE = "Send the body as 'Content-Type: application/json'."
 REQUEST = "request_at_hand"
 BEGINNINGS = 3
 
@@ -32,15 +39,48 @@ Handler = Callable[[Request], Coroutine[Any, Any, Response]]
 
 
 class Route(APIRoute):
-    """A route whose endpoint gets what stands at hand without FastAPI's solving of dependencies (`_looked_up`)."""
+    """A route whose endpoint gets what stands at hand without FastAPI's solving of dependencies (`_looked_up`), and
+    which reads no more of a body than the service allows."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self.app = _bounded(_served(self.get_route_handler()) if self.is_direct else self.app)
+
+    @property
+    def is_direct(self) -> bool:
+        """Whether `Direct` serves it."""
+        return self.status_code in (None, 200) and Direct.fits(_looked_up(self.dependant)[0])
 
     def get_route_handler(self) -> Handler:
         described = self.dependant
-        self.dependant = _looked_up(described)
+        looked_up, look_ups = _looked_up(described)
+        if self.is_direct:
+            return Direct(looked_up, look_ups, self.response_field).__call__
+        self.dependant = _called_with(looked_up, look_ups)
         try:
             return super().get_route_handler()
         finally:
             self.dependant = described
+
+
+class Shortcut:
+    """In front of the application's routing: a direct route is found by its path and called, without the middlewares
+    that FastAPI's own routes need and without matching one pattern after the other."""
+
+    def __init__(self, app: ASGIApp, routes: Iterable[BaseRoute]) -> None:
+        self._app = app
+        direct = [route for route in routes if isinstance(route, Route) and route.is_direct]
+        self._routes = {(method, route.path): route for route in direct for method in route.methods}
+
+    async def __call__(self, scope: ASGIScope, receive: Receive, send: Send) -> None:
+        route = None
+        if scope["type"] == "http" and not scope.get("root_path"):
+            route = self._routes.get((scope["method"], scope["path"]))
+        if route is None:
+            await self._app(scope, receive, send)
+        else:
+            scope["route"] = route
+            await route.app(scope, receive, send)
 
 
 def guarded(scope: Scope | None, *, patient: bool = False) -> type[APIRoute]:
@@ -51,16 +91,16 @@ def guarded(scope: Scope | None, *, patient: bool = False) -> type[APIRoute]:
             inner = super().get_route_handler()
 
             async def handle(request: Request) -> Response:
-                gate, call = current_gate(request), current_call(request)
-                call.principal = gate.authenticator.authenticate(request.headers.get("authorization"))
+                gate, call, caller = current_gate(request), current_call(request), _presence(request)
+                call.principal = gate.authenticator.authenticate(call.header(b"authorization"))
                 call.principal.require(scope)
-                call.deadline_s, call.patient = deadline_s(request, gate, patient), patient
-                async with gate.admission.deadline(call.deadline_s):
+                call.deadline_s, call.patient = deadline_s(call, gate, patient), patient
+                async with gate.admission.deadline(call.deadline_s) as running:
                     if request.method == "POST" and scope == "score":
                         gate.admission.turn_away(call.principal.key_id, patient)
                     if request.method in ("POST", "PUT", "PATCH"):
-                        await _read_body(request, gate.settings.server.body_timeout_s)
-                    return await unless_gone(_gone(request), _on_present_weights(inner, request))
+                        await _read_body(request, call, caller, running, gate.settings.server.body_timeout_s)
+                    return await unless_gone(caller, _on_present_weights(inner, request))
 
             return handle
 
@@ -84,7 +124,7 @@ def current_gate(request: Request) -> Gate:
 
 
 def current_call(request: Request) -> Call:
-    call: Call = request.state.call
+    call: Call = request.scope["state"]["call"]
     return call
 
 
@@ -109,29 +149,72 @@ LOOK_UPS: Mapping[object, Callable[[Request], object]] = {
 _DESCRIBING = frozenset(dependency.dependency for dependency in DOCUMENTED)
 
 
-def _looked_up(described: Dependant) -> Dependant:
-    """The endpoint as it is called, of the one that the API description shows.
+def _looked_up(described: Dependant) -> tuple[Dependant, LookUps]:
+    """The endpoint without the dependencies that describe or stand at hand, and the latter by parameter."""
+    found = {one.name: LOOK_UPS[one.call] for one in described.dependencies if one.name and one.call in LOOK_UPS}
+    others = [one for one in described.dependencies if one.call not in LOOK_UPS and one.call not in _DESCRIBING]
+    assert iscoroutinefunction(described.call), "plain endpoints would block the event loop here"
+    return replace(described, dependencies=others), found
+
+
+def _called_with(described: Dependant, look_ups: LookUps) -> Dependant:
+    """The endpoint as FastAPI calls it, where `Direct` cannot.
 
     FastAPI solves each dependency as if it were a request of its own, with headers, cookies and a hop to a worker
     thread for a plain function: for five of them, which read three attributes, that is most of a request's time.
     """
     endpoint, own = described.call, described.request_param_name
-    found = {one.name: LOOK_UPS[one.call] for one in described.dependencies if one.name and one.call in LOOK_UPS}
-    others = [one for one in described.dependencies if one.call not in LOOK_UPS and one.call not in _DESCRIBING]
     assert endpoint is not None
-    assert iscoroutinefunction(endpoint), "plain endpoints would block the event loop here"
 
     async def call(**values: Any) -> Any:
         request = values[own] if own else values.pop(REQUEST)
-        return await endpoint(**values, **{name: look_up(request) for name, look_up in found.items()})
+        return await endpoint(**values, **{name: look_up(request) for name, look_up in look_ups.items()})
 
-    return replace(described, call=call, dependencies=others, request_param_name=own or REQUEST)
+    return replace(described, call=call, request_param_name=own or REQUEST)
 
 
-def deadline_s(request: Request, gate: Gate, patient: bool) -> float:
+def _served(handler: Handler) -> ASGIApp:
+    """The reply of a handler, or what the application's own handlers make of its error."""
+
+    async def serve(scope: ASGIScope, receive: Receive, send: Send) -> None:
+        request = Asked(scope, receive, send)
+        try:
+            response = await handler(request)
+        except Exception as error:
+            known = scope["app"].exception_handlers
+            answer = next((known[kind] for kind in type(error).__mro__ if kind in known), None)
+            if answer is None:
+                raise
+            response = await answer(request, error)
+        await response(scope, receive, send)
+
+    return serve
+
+
+def _bounded(app: ASGIApp) -> ASGIApp:
+    """Raises `BodyTooLarge` to whoever reads more of a body than the service allows (what is announced as too large
+    never gets here)."""
+
+    async def serve(scope: ASGIScope, receive: Receive, send: Send) -> None:
+        limit, size = scope["app"].state.gate.settings.limits.max_body_bytes, 0
+
+        async def bounded() -> Message:
+            nonlocal size
+            message = await receive()
+            size += len(message.get("body", b""))
+            if size > limit:
+                raise BodyTooLarge.beyond(limit)
+            return message
+
+        await app(scope, bounded, send)
+
+    return serve
+
+
+def deadline_s(call: Call, gate: Gate, patient: bool) -> float:
     """What the caller allows, or the setting. Raises `InvalidInput`."""
     limits, wires = gate.settings.limits, gate.settings.compat
-    header = request.headers.get(DEADLINE_HEADER)
+    header = call.header(DEADLINE_NAME)
     if header is None:
         return (wires.deadline_ms if patient else limits.default_deadline_ms) / 1000
     if not (header.isascii() and header.isdigit() and len(header) <= 9 and 1 <= int(header) <= limits.max_deadline_ms):
@@ -140,23 +223,27 @@ def deadline_s(request: Request, gate: Gate, patient: bool) -> float:
     return int(header) / 1000
 
 
-async def _read_body(request: Request, seconds: float) -> None:
+async def _read_body(request: Request, call: Call, caller: Presence, running: Running, seconds: float) -> None:
     """Leaves the body in the request. Routes without a body need no media type; compressed bodies are refused, so that
     the limit on what is sent is the limit on what is read."""
-    if request.headers.get("content-encoding", "identity").strip().lower() not in ("", "identity"):
+    if (call.header(b"content-encoding") or "").strip().lower() not in ("", "identity"):
         raise UnsupportedMediaType("Send the body uncompressed, without a Content-Encoding.")
-    media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    wrong = UnsupportedMediaType("Send the body as 'Content-Type: application/json'.")
+    media_type = (call.header(b"content-type") or "").partition(";")[0].strip().lower()
     if media_type not in ("", "application/json"):
-        raise wrong
-    try:
-        async with asyncio.timeout(seconds) as timer:
-            if await request.body() and not media_type:
-                raise wrong
-    except TimeoutError as error:
-        if not timer.expired():
-            raise
-        raise DeadlineExceeded("The request body did not arrive in time; send it faster.") from error
+        raise UnsupportedMediaType(WRONG_TYPE)
+    if caller.has_sent_all:
+        body = await request.body()
+    else:
+        late = DeadlineExceeded("The request body did not arrive in time; send it faster.")
+        body = await running.within(seconds, request.body(), late)
+    if body and not media_type:
+        raise UnsupportedMediaType(WRONG_TYPE)
+
+
+def _presence(request: Request) -> Presence:
+    """As the connection tells it, where this project's server made it; else by ASGI's own message."""
+    told: Presence | None = request.scope["state"].get(PRESENCE)
+    return told if told is not None else Awaited(partial(_gone, request))
 
 
 async def _gone(request: Request) -> None:

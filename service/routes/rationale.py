@@ -14,12 +14,12 @@ from fastapi.responses import StreamingResponse
 from fastapi.sse import format_sse_event
 from starlette.types import Receive, Scope, Send
 
-from service.admission import pumped
 from service.context import Call, Gate, Service
 from service.costs import of_pairs
 from service.errors import InternalError, InvalidVerdict, ServiceError
 from service.judge import Judge
 from service.judgment import Ask
+from service.presence import pumped
 from service.routes.base import DOCUMENTED, TheCall, TheGate, TheService, guarded
 from service.schemas.replies import ErrorDetail, RationaleReply, rationale_reply, written_details
 from service.schemas.requests import RationaleRequest

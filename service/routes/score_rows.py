@@ -62,11 +62,10 @@ def resumed(commit: CommitResult, asked: Normalization | None) -> bytes:
 
 def _unnormalized(reply: ScoreReply) -> ScoreReply:
     """Without a queue the reward is the score, and nothing is clipped."""
-    rows = [
-        row if row.score is None else row.model_copy(update={"reward": row.score, "clipped": False})
-        for row in reply.results
-    ]
-    return reply.model_copy(update={"results": rows})
+    for row in reply.results:
+        if row.score is not None:
+            row.reward, row.clipped = row.score, False
+    return reply
 
 
 def _with_rewards(reply: ScoreReply, result: Rewarded, asked: Normalization) -> ScoreReply:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
@@ -47,7 +48,9 @@ class JudgeVersionOut(_Reply):
     template_hash: str
 
     @classmethod
+    @lru_cache(256)
     def of(cls, version: JudgeVersion) -> JudgeVersionOut:
+        """The same object for every reply of a judge: it says the same in all of them."""
         return cls(judge=version.judge, weight_version=version.weight_version, template_hash=version.template_hash)
 
 

@@ -32,7 +32,11 @@ def _valid_unicode(text: str) -> str:
 
 def _visible(text: str) -> str:
     """Zero-width and other format characters alone are as empty as spaces."""
-    if not any(not char.isspace() and unicodedata.category(char) != "Cf" for char in text):
+    if text.isascii():
+        is_visible = bool(text) and not text.isspace()
+    else:
+        is_visible = any(not char.isspace() and unicodedata.category(char) != "Cf" for char in text)
+    if not is_visible:
         raise ValueError("the text is empty or white space only")
     return text
 

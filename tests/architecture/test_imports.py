@@ -107,6 +107,7 @@ ROOMS: dict[str, Room] = {
     "service.line": Room(),
     "service.pace": Room(),
     "service.admission": Room((*NOUNS, "service.line", "service.pace")),
+    "service.presence": Room(),
     "service.costs": Room((*NOUNS, "service.judge", "service.line")),
     "service.seating": Room(),
     "service.untemplating": Room(NOUNS),
@@ -126,7 +127,8 @@ ROOMS: dict[str, Room] = {
     # The one file that knows OpenTelemetry; loaded where spans have an address to go to.
     "service.tracing": Room(("service.errors", "service.engines.base", "service.spans"), ("opentelemetry",)),
     "service.weights": Room(("service",)),
-    "service.metrics": Room((*NOUNS, "service.score_health"), ("prometheus_client",)),
+    "service.metrics": Room((*NOUNS, "service.score_health", "service.loop_metrics"), ("prometheus_client",)),
+    "service.loop_metrics": Room((), ("prometheus_client",)),
     "service.score_monitor": Room((*NOUNS, "service.score_health", "service.stores.base")),
     "service.auth": Room(NOUNS, ("fastapi",)),
     "service.schemas": Room(NOUNS, ("pydantic",)),
@@ -163,6 +165,7 @@ ROOMS: dict[str, Room] = {
             "service.cohorts",
             "service.costs",
             "service.judging.base",
+            "service.presence",
             "service.ranking",
             "service.rewards",
             "service.seating",
@@ -177,7 +180,7 @@ ROOMS: dict[str, Room] = {
     ),
     "service.startup": Room(("service",), ("prometheus_client",)),
     "service.app": Room(("service",), ("fastapi", "starlette")),
-    "service.connections": Room((), ("uvicorn",)),
+    "service.connections": Room(("service.presence",), ("uvicorn",)),
     "service.server": Room(
         (*NOUNS, "service.admission", "service.connections", "service.settings"), ("fastapi", "uvicorn", "psutil")
     ),

@@ -15,7 +15,7 @@ from service.auth import hash_key
 from service.engines.base import EngineRequest
 from service.engines.fake import FakeEngine
 from service.errors import JudgmentFailed
-from service.spans import REQUEST_ID, request_id
+from service.spans import REQUEST_ID
 from tests.support.serving import BODIES, JUDGES, options, serving
 
 MARK = "S3CRET"
@@ -135,13 +135,13 @@ async def test_json_lines_carry_the_ids_of_their_request() -> None:
     logger.addHandler(handler)
     logger.setLevel(logging.INFO)
     logger.propagate = False
-    with request_id("r-1"):
-        logger.info("at %s", "work")
-        try:
-            raise ValueError(MARK)
-        except ValueError:
-            logger.exception("failed")
-    assert REQUEST_ID.get() is None
+    token = REQUEST_ID.set("r-1")
+    logger.info("at %s", "work")
+    try:
+        raise ValueError(MARK)
+    except ValueError:
+        logger.exception("failed")
+    REQUEST_ID.reset(token)
     logger.info("after")
     first, second, third = [json.loads(line) for line in stream.getvalue().splitlines()]
     assert (first["message"], first["request_id"], first["level"]) == ("at work", "r-1", "INFO")

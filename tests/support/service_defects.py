@@ -87,8 +87,7 @@ def health_always_true() -> Iterator[None]:
 def no_abort_on_disconnect() -> Switch:
     """Work goes on for a caller who has hung up."""
 
-    async def deaf(gone: Any, work: Awaitable[T]) -> T:
-        gone.close()
+    async def deaf(caller: Any, work: Awaitable[T]) -> T:
         return await work
 
     return mock.patch("service.routes.base.unless_gone", deaf)

@@ -39,7 +39,7 @@ def _shared(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--threads", type=int, help="CPU threads (default: torch's)")
 
 
-def _run_arguments(parser: argparse.ArgumentParser, name: str) -> None:
+def _run_arguments(parser: argparse.ArgumentParser, name: str, steps: int) -> None:
     _shared(parser)
     parser.add_argument(
         "--policy", type=Path, default=Path("runs/rlhf/policy"), help="what it begins with (%(default)s)"
@@ -51,7 +51,7 @@ def _run_arguments(parser: argparse.ArgumentParser, name: str) -> None:
     parser.add_argument(
         "--engine", default="transformers", choices=("transformers", "vllm", "fake"), help="of a service of its own"
     )
-    parser.add_argument("--steps", type=int, default=200, help="of 64 responses (%(default)s)")
+    parser.add_argument("--steps", type=int, default=steps, help="of 64 responses (%(default)s)")
     parser.add_argument(
         "--minutes", type=float, metavar="N", help="end after the step in which they have passed (default: never)"
     )
@@ -60,7 +60,7 @@ def _run_arguments(parser: argparse.ArgumentParser, name: str) -> None:
 
 
 def _ppo_arguments(parser: argparse.ArgumentParser) -> None:
-    _run_arguments(parser, "ppo")
+    _run_arguments(parser, "ppo", steps=200)
     parser.add_argument("--reference", choices=("own", "old"), default="own", help="whose greedy response is beaten")
     parser.add_argument("--window", type=int, default=1000, help="scores that standardize rewards; 0: none (1000)")
     parser.add_argument("--gamma", type=float, default=10.0, help="weight of the reward (%(default)s)")
@@ -70,10 +70,10 @@ def _ppo_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _grpo_arguments(parser: argparse.ArgumentParser) -> None:
-    _run_arguments(parser, "grpo")
+    _run_arguments(parser, "grpo", steps=60)
     parser.add_argument("--mode", choices=("group", "cohort"), default="group", help="how groups reach the service")
     parser.add_argument("--rate", type=float, default=5e-4, help="learning rate (%(default)s)")
-    parser.add_argument("--beta", type=float, default=0.04, help="weight of the KL (%(default)s)")
+    parser.add_argument("--beta", type=float, default=0.3, help="weight of the KL (%(default)s)")
 
 
 def run(args: argparse.Namespace) -> None:

@@ -43,14 +43,15 @@ NAMES = {
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """A step is ``prompts`` groups of ``group`` responses."""
+    """A step is ``prompts`` groups of ``group`` responses. The defaults end before the policy over-optimises the demo
+    judge, which it did from step 40 to 60 on (docs/rlhf.md)."""
 
     mode: Literal["group", "cohort"] = "group"
-    steps: int = 200
+    steps: int = 60
     prompts: int = 8
     group: int = 8
     rate: float = 5e-4
-    beta: float = 0.04
+    beta: float = 0.3
     evaluate_every: int = 20
     minutes: float | None = None
     """The step in which they have passed is the last."""

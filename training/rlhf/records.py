@@ -72,12 +72,17 @@ def draw(rows: Sequence[Mapping[str, float]], chosen: int) -> Figure:
     quality.axvline(chosen, color="grey", linestyle=":", label="chosen by the judge")
     quality.set(title="Validation questions", xlabel="step", ylim=(0, 1))
     quality.legend(fontsize=7)
-    distance.plot(*_series(rows, "kl"), linewidth=0.8, label="training samples")
+    if any("kl" in row for row in rows):
+        distance.plot(*_series(rows, "kl"), linewidth=0.8, label="training samples")
     distance.plot(*_series(rows, "validation/kl"), marker="o", markersize=3, label="validation samples")
     distance.set(title="KL from the old policy", xlabel="step", ylabel="nats a response")
     distance.legend(fontsize=7)
-    rewards.plot(*_series(rows, "score"), linewidth=0.8)
-    rewards.set(title="Score of the training samples", xlabel="step", ylabel="mean score")
+    if any("reward_std" in row for row in rows):  # scores within groups, whose mean is 0.5 whatever the policy does
+        rewards.plot(*_series(rows, "reward_std"), linewidth=0.8)
+        rewards.set(title="Spread of the training samples' scores", xlabel="step", ylabel="standard deviation")
+    else:
+        rewards.plot(*_series(rows, "score"), linewidth=0.8)
+        rewards.set(title="Score of the training samples", xlabel="step", ylabel="mean score")
     examined = [row for row in rows if {"validation/kl", "validation/gold", "validation/proxy"} <= row.keys()]
     roots = [math.sqrt(max(0.0, row["validation/kl"])) for row in examined]
     optimism.plot(roots, [row["validation/proxy"] for row in examined], "o-", markersize=3, label="judge")

@@ -92,7 +92,7 @@ def flags_in(rows: Iterable[Mapping[str, Any]]) -> dict[tuple[str, str], int]:
 
 def counted(api: Api, judge: str, code: str, where: str) -> float:
     """The metric of flags."""
-    value: float = api.app.state.gate.metrics.judging.flags.labels(judge, code, where)._value.get()
+    value: float = api.app.state.gate.metrics.judging.flags.value(judge, code, where)
     return value
 
 

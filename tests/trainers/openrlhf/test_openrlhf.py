@@ -59,8 +59,8 @@ async def sent(
 
 def posts(api: Api) -> dict[str, float]:
     """Requests by status: what OpenRLHF tries again comes twice."""
-    counter = api.app.state.gate.metrics.requests
-    return {labels[1]: child._value.get() for labels, child in counter._metrics.items() if labels[0] == "/get_reward"}
+    samples = [one for family in api.app.state.gate.metrics.requests.collect() for one in family.samples]
+    return {one.labels["status"]: one.value for one in samples if one.labels["route"] == "/get_reward"}
 
 
 async def natively(api: Api, numbers: Sequence[int | str]) -> list[float]:
