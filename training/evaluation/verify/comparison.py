@@ -73,7 +73,6 @@ def _finding(measured: Interval, published: float | None, *, complete: bool) -> 
 def page(lines: Sequence[Line], results: Sequence[Result], published: Published | None, model: str) -> str:
     """Markdown, for terminal and file."""
     first = results[0]
-    counting = COLUMNS[published.counting if published else first.official]
     parts = [f"# {model}, measured and published", ""]
     if first.limit is not None:
         parts += [
@@ -81,7 +80,8 @@ def page(lines: Sequence[Line], results: Sequence[Result], published: Published 
             "",
         ]
     parts += [
-        f"Per cent, counted as **{counting}**; 95 % intervals clustered by prompt. Judge `{first.version}`.",
+        f"Per cent, counted as {_counted(results, published)}; 95 % intervals clustered by prompt. "
+        f"Judge `{first.version}`.",
         "",
         "| benchmark | score | pairs | measured | published | |",
         "|---|---|--:|--:|--:|---|",
@@ -100,6 +100,14 @@ def verdict(lines: Sequence[Line]) -> str:
     if not compared:
         return "Nothing was compared: no published score of this judge is complete here."
     return f"{findings.count('agrees')} of {compared} published scores agree, {findings.count('differs')} differ."
+
+
+def _counted(results: Sequence[Result], published: Published | None) -> str:
+    """What makes a pair right: in all benchmarks the same, or in each its own."""
+    ways = {result.title: COLUMNS[published.counting if published else result.official] for result in results}
+    if len(set(ways.values())) == 1:
+        return f"**{next(iter(ways.values()))}**"
+    return "in each benchmark's own harness (" + "; ".join(f"{title}: **{way}**" for title, way in ways.items()) + ")"
 
 
 def _row(line: Line) -> str:

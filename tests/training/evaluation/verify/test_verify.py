@@ -128,6 +128,7 @@ async def test_each_published_score_agrees_or_differs(data: Path, figures: Path,
     assert "2 of 3 published scores agree, 1 differ." in told
     assert "| RM-Bench | chat | 27 | 100.0 [" in page
     assert "**differs** by +90.0" in page
+    assert "counted as **two orders, averaged**;" in page
     assert "a made-up table" in page
     assert "a made-up note" in page
 
@@ -162,6 +163,8 @@ async def test_the_demo_judge_takes_the_whole_road(data: Path, capsys: Any) -> N
     assert "Nothing was compared" in told
     lines = json.loads((data / "out" / "verify.json").read_text())["lines"]
     assert {line["benchmark"] for line in lines} == {"RM-Bench", "JudgeBench (GPT-4o pairs)"}
+    page = (data / "out" / "verify.md").read_text()
+    assert "RM-Bench: **two orders, averaged**; JudgeBench (GPT-4o pairs): **both orders right**" in page
     with pytest.raises(OSError):
         await asyncio.open_connection("127.0.0.1", int(args.url.rpartition(":")[2]))
 
