@@ -52,9 +52,18 @@ class Differences:
             return []
         what = f"{self._names[first]} minus {self._names[second]}"
         if first == second:
-            what = f"{self._names[first]}: {measure} minus {of_second}"
+            what = f"{self._names[first]}: {_readable(measure)} minus {_readable(of_second)}"
+        elif not measure.endswith("accuracy"):
+            what = f"{_readable(measure)}: {what}"
         values = self._table.values(*first, measure)
         return [Question(what, values, self._table.values(*second, of_second or measure), expected)]
+
+
+def _readable(measure: str) -> str:
+    """``last/true``: rationales without a false fact at the last step; ``chat/true``: .. of chat pairs."""
+    place, _, key = measure.rpartition("/")
+    where = {"": "", "before": " before it", "last": " at the last step"}.get(place, f" of {place} pairs")
+    return CHECKED.get(key, key) + where
 
 
 def mean_question(table: Table, names: Mapping[str, str], points: Sequence[str], first: str, second: str) -> Question:
