@@ -23,7 +23,7 @@ from service.app import build_app
 from service.scoring import RankOptions, Score, Scorer
 from service.server import server_config
 from service.settings import load_settings
-from service.types import Comparison, Prompt, RankedResponse, Ranking, Response, Usage, Verdict
+from service.types import Comparison, Flag, Prompt, RankedResponse, Ranking, Response, Usage, Verdict
 
 USAGE = Usage(prompt_tokens=700, cached_tokens=350, completion_tokens=2, comparisons=1)
 VERDICT = Verdict(0.75, 1.1, 0.8, 0.7, True, 0.99, usage=USAGE)
@@ -46,6 +46,9 @@ class Ready(Scorer):
     ) -> tuple[Ranking, Usage]:
         results = tuple(RankedResponse(i, i, 0.5, 0.0, 0.1) for i in range(len(responses)))
         return Ranking(results, 10, "complete", 1.0), USAGE
+
+    async def inspect(self, judge: Any, prompt: Prompt, responses: Sequence[Response]) -> list[tuple[Flag, ...]]:
+        return [()] * len(responses)
 
     async def score_references(self, judge: Any, items: Sequence[Any], **_: Any) -> list[Any]:
         return [SCORE] * len(items)

@@ -7,7 +7,7 @@ import random
 import re
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from rich.progress import Progress
@@ -18,6 +18,7 @@ from training.data.demo_tasks import DemoPair
 
 _CACHED = re.compile(rb'"cached_tokens":\d+')
 LONGEST_MS = "600000"
+FILLING = " Add the parts one after the other, write down what is carried, and check the sum by taking a part away."
 KINDS = ("pair", "pairs", "rank", "references", "group", "rationale")
 
 
@@ -54,12 +55,20 @@ class Tally:
         return self.answered - self.statuses[200] - self.server_errors
 
 
-def draw(count: int, seed: int, weights: Sequence[int]) -> list[Asked]:
-    """So many different requests, of the `KINDS` in proportion to `weights`."""
-    pairs = draw_pairs(4 * count, seed)
+def draw(count: int, seed: int, weights: Sequence[int], chars: int = 0) -> list[Asked]:
+    """So many different requests, of the `KINDS` in proportion to `weights`; responses have at least `chars`
+    characters."""
+    pairs = [_lengthened(pair, chars) for pair in draw_pairs(4 * count, seed)]
     chooser = random.Random(seed)
     kinds = chooser.choices(KINDS, weights, k=count)
     return [_asked(kind, pairs[4 * number : 4 * number + 4]) for number, kind in enumerate(kinds)]
+
+
+def _lengthened(pair: DemoPair, chars: int) -> DemoPair:
+    def long(text: str) -> str:
+        return text + (FILLING * (chars // len(FILLING) + 1))[: max(0, chars - len(text))]
+
+    return replace(pair, right=long(pair.right), wrong=long(pair.wrong))
 
 
 def _asked(kind: str, pairs: Sequence[DemoPair]) -> Asked:

@@ -12,8 +12,10 @@ from fastapi.routing import APIRoute
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel, ConfigDict, Field
+from starlette.types import ASGIApp
 
-from service.app import ROUTERS
+from service.app import ROUTERS, error_reply
+from service.middleware import CallMiddleware
 from service.routes.base import Route, Shortcut
 from tests.support.serving import Api
 
@@ -36,7 +38,7 @@ class Reply(BaseModel):
     key: str | None = None
 
 
-def application(route_class: type[APIRoute]) -> FastAPI:
+def application(route_class: type[APIRoute]) -> ASGIApp:
     router = APIRouter(route_class=route_class)
 
     @router.post("/sum")
@@ -49,13 +51,14 @@ def application(route_class: type[APIRoute]) -> FastAPI:
     app = FastAPI()
     app.include_router(router)
     app.state.gate = SimpleNamespace(settings=SimpleNamespace(limits=SimpleNamespace(max_body_bytes=10**6)))
-    if route_class is Route:
-        app.add_middleware(Shortcut, routes=app.routes)
-    return app
+    if route_class is APIRoute:
+        return app
+    app.add_middleware(Shortcut, routes=app.routes)
+    return CallMiddleware(app, record=lambda seen: None, max_body_bytes=10**6, refuse=error_reply)
 
 
-async def answer(app: FastAPI, content: bytes, query: str = "", headers: dict[str, str] | None = None) -> Any:
-    transport = httpx.ASGITransport(app)
+async def answer(app: ASGIApp, content: bytes, query: str = "", headers: dict[str, str] | None = None) -> Any:
+    transport = httpx.ASGITransport(app)  # type: ignore[arg-type]
     async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
         sent = {"Content-Type": "application/json"} | (headers or {})
         reply = await client.post("/sum" + query, content=content, headers=sent)
