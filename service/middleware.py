@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 import re
 import secrets
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 
 from starlette.datastructures import Headers
 from starlette.responses import Response
@@ -24,6 +26,8 @@ log = logging.getLogger("gram.access")
 REQUEST_ID = b"x-request-id"
 _GOOD_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
 CLIENT_GONE = 499
+LINGER_S = 5.0
+"""How long the rest of a refused body is read and thrown away."""
 
 Refuse = Callable[[ServiceError, str], Response]
 Record = Callable[[Observation], None]
@@ -72,9 +76,7 @@ class CallMiddleware:
 
         try:
             if (problem := self._problem_with(scope, call)) is not None:
-                reply = self._refuse(problem, call.request_id)
-                reply.headers["connection"] = "close"  # where its body ends is not known, or it is not worth reading
-                await reply(scope, receive, send_with_headers)
+                await self._turn_away(problem, call, scope, receive, send_with_headers)
             else:
                 await self._app(scope, receive, send_with_headers)
         except Exception:
@@ -85,6 +87,26 @@ class CallMiddleware:
             await self._refuse(bug, call.request_id)(scope, receive, send_with_headers)
         finally:
             self._record(call, status, scope, span)
+
+    async def _turn_away(self, problem: ServiceError, call: Call, scope: Scope, receive: Receive, send: Send) -> None:
+        """Refuse a request whose body nobody wants to read, and then close the connection, where the next one begins is
+        not certain. Not at once: the system throws away a reply that was not read when what still comes finds nobody.
+        """
+        reply = self._refuse(problem, call.request_id)
+        reply.headers["connection"] = "close"
+
+        async def lingering(message: Message) -> None:
+            if message["type"] != "http.response.body":
+                await send(message)
+                return
+            await send({**message, "more_body": True})
+            with suppress(TimeoutError):
+                async with asyncio.timeout(LINGER_S):
+                    while (await receive()).get("more_body", False):
+                        pass
+            await send({"type": "http.response.body", "body": b""})
+
+        await reply(scope, receive, lingering)
 
     def _problem_with(self, scope: Scope, call: Call) -> ServiceError | None:
         """Of two hosts, or of a body announced too large, twice, or in a coding that is not undone: a proxy that

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import http.client
 import json
 import socket
 import struct
@@ -166,6 +167,31 @@ async def test_a_large_announcement_is_refused_before_the_body_comes(api: Api) -
         status, body = await asyncio.wait_for(read_reply(reader), 5)
         assert (status, body["error"]["code"]) == (413, "body_too_large")  # type: ignore[index]
         writer.close()
+
+
+async def test_who_sends_a_large_body_to_its_end_reads_why_it_is_refused(api: Api) -> None:
+    """Most clients look for a reply only then. A connection that is closed before that throws the reply away too."""
+
+    def send_all() -> tuple[int, bytes]:
+        connection = http.client.HTTPConnection("127.0.0.1", int(api.url.rpartition(":")[2]), timeout=30)
+        connection.request("POST", "/compare", b" " * (24 * 1024 * 1024), {"Content-Type": "application/json"})
+        reply = connection.getresponse()
+        return reply.status, reply.read()
+
+    for _ in range(3):
+        status, body = await asyncio.to_thread(send_all)
+        assert (status, json.loads(body)["error"]["code"]) == (413, "body_too_large")
+
+
+async def test_a_caller_who_never_ends_its_large_body_is_not_waited_for(
+    api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("service.middleware.LINGER_S", 0.1)
+    async with connect(api) as (reader, writer):
+        writer.write(request("/compare", b"", "Content-Length: 99999999999999"))
+        status, _ = await asyncio.wait_for(read_reply(reader), 5)
+        assert status == 413
+        assert await asyncio.wait_for(reader.read(), 5) == b""
 
 
 async def test_a_body_in_many_small_pieces_is_read(api: Api) -> None:
