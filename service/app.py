@@ -12,6 +12,7 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 
 from service import errors
@@ -360,7 +361,8 @@ def _add_error_handlers(app: FastAPI) -> None:
         return _reply(error.status_code, "method_not_allowed", message, request_id, False, {}, headers)
 
     @app.exception_handler(ClientGone)
-    async def gone(request: Request, error: ClientGone) -> Response:
+    @app.exception_handler(ClientDisconnect)  # while the body was read
+    async def gone(request: Request, error: Exception) -> Response:
         """Nobody reads this; the status is for logs and metrics."""
         return Response(status_code=CLIENT_GONE)
 

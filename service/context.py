@@ -94,6 +94,12 @@ class Call:
         return None if value is None else value.decode("latin-1")
 
     @property
+    def announced_bytes(self) -> int | None:
+        """Content-Length; None where it is absent or nonsense, so that what arrives must be counted."""
+        length = self.headers.get(b"content-length", b"")
+        return int(length) if length.isdigit() and len(length) < 20 else None
+
+    @property
     def age_s(self) -> float:
         """Seconds since the request began."""
         return time.perf_counter() - self.started

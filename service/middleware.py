@@ -7,7 +7,7 @@ import json
 import logging
 import re
 import secrets
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import suppress
 
 from starlette.datastructures import Headers
@@ -27,7 +27,8 @@ REQUEST_ID = b"x-request-id"
 _GOOD_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
 CLIENT_GONE = 499
 LINGER_S = 5.0
-"""How long the rest of a refused body is read and thrown away."""
+LINGER_BYTES = 64 * 2**20
+"""How long, and how much of it, the rest of a refused body is read and thrown away."""
 
 Refuse = Callable[[ServiceError, str], Response]
 Record = Callable[[Observation], None]
@@ -56,11 +57,17 @@ class CallMiddleware:
         token = CURRENT_ID.set(call.request_id)
         try:
             with self._tracing.request(Headers(scope=scope)) as span:
-                await self._serve(scope, receive, send, call, span)
+                problem = self._problem_with(scope, call)
+                await self._serve(scope, receive, send, call, span, problem)
+            if problem is not None:
+                await _linger(receive, send)
         finally:
             CURRENT_ID.reset(token)
 
-    async def _serve(self, scope: Scope, receive: Receive, send: Send, call: Call, span: RequestSpan) -> None:
+    async def _serve(
+        self, scope: Scope, receive: Receive, send: Send, call: Call, span: RequestSpan, problem: ServiceError | None
+    ) -> None:
+        """The reply, or that to a request with a `problem`, whose last message `_linger` sends."""
         status = CLIENT_GONE  # stays so when nobody was left to reply to
 
         async def send_with_headers(message: Message) -> None:
@@ -72,11 +79,15 @@ class CallMiddleware:
                     (REQUEST_ID, call.request_id.encode()),
                     (b"server-timing", call.server_timing().encode()),
                 ]
+            elif problem is not None:
+                message = {**message, "more_body": True}
             await send(message)
 
         try:
-            if (problem := self._problem_with(scope, call)) is not None:
-                await self._turn_away(problem, call, scope, receive, send_with_headers)
+            if problem is not None:
+                reply = self._refuse(problem, call.request_id)
+                reply.headers["connection"] = "close"  # where its body ends is not known, or it is not worth reading
+                await reply(scope, receive, send_with_headers)
             else:
                 await self._app(scope, receive, send_with_headers)
         except Exception:
@@ -87,26 +98,6 @@ class CallMiddleware:
             await self._refuse(bug, call.request_id)(scope, receive, send_with_headers)
         finally:
             self._record(call, status, scope, span)
-
-    async def _turn_away(self, problem: ServiceError, call: Call, scope: Scope, receive: Receive, send: Send) -> None:
-        """Refuse a request whose body nobody wants to read, and then close the connection, where the next one begins is
-        not certain. Not at once: the system throws away a reply that was not read when what still comes finds nobody.
-        """
-        reply = self._refuse(problem, call.request_id)
-        reply.headers["connection"] = "close"
-
-        async def lingering(message: Message) -> None:
-            if message["type"] != "http.response.body":
-                await send(message)
-                return
-            await send({**message, "more_body": True})
-            with suppress(TimeoutError):
-                async with asyncio.timeout(LINGER_S):
-                    while (await receive()).get("more_body", False):
-                        pass
-            await send({"type": "http.response.body", "body": b""})
-
-        await reply(scope, receive, lingering)
 
     def _problem_with(self, scope: Scope, call: Call) -> ServiceError | None:
         """Of two hosts, or of a body announced too large, twice, or in a coding that is not undone: a proxy that
@@ -119,7 +110,7 @@ class CallMiddleware:
         if len(call.headers) < len(scope["headers"]) and [name for name, _ in scope["headers"]].count(b"host") > 1:
             return BadRequest("Send one Host header.")
         limit = self._max_body_bytes
-        return BodyTooLarge.beyond(limit) if _declared(call.headers) > limit else None
+        return BodyTooLarge.beyond(limit) if (call.announced_bytes or 0) > limit else None
 
     def _record(self, call: Call, status: int, scope: Scope, span: RequestSpan) -> None:
         """Texts and keys are never logged; the path is logged as its template."""
@@ -139,6 +130,20 @@ class CallMiddleware:
                 "comparisons": seen.usage.comparisons,
             }
             log.info("%s", AsJson(line), extra={"fields": line})
+
+
+async def _linger(receive: Receive, send: Send) -> None:
+    """End a refused request, and with it the connection, when the rest of it has come. Of a connection closed at once
+    the system throws away the reply with what still arrives, and a caller who sends to the end never learns why."""
+    left = LINGER_BYTES
+    with suppress(TimeoutError):
+        async with asyncio.timeout(LINGER_S):
+            more = True
+            while more and left > 0:
+                message = await receive()
+                left -= len(message.get("body", b""))
+                more = message.get("more_body", False)
+    await send({"type": "http.response.body", "body": b""})
 
 
 class AsJson(dict[str, object]):
@@ -166,12 +171,6 @@ def _attributes(call: Call, method: str) -> dict[str, Value | None]:
         "gram.cached_tokens": seen.usage.cached_tokens,
         "gram.completion_tokens": seen.usage.completion_tokens,
     }
-
-
-def _declared(headers: Mapping[bytes, bytes]) -> int:
-    """Content-Length in bytes; 0 where it is absent or nonsense (what arrives is counted anyway)."""
-    length = headers.get(b"content-length", b"")
-    return int(length) if length.isdigit() and len(length) < 20 else 0
 
 
 def _request_id(sent: bytes | None) -> str:

@@ -196,8 +196,7 @@ def _bounded(app: ASGIApp) -> ASGIApp:
     no longer than that, and the announcement was read before."""
 
     async def serve(scope: ASGIScope, receive: Receive, send: Send) -> None:
-        announced = scope["state"]["call"].headers.get(b"content-length", b"")
-        if announced.isdigit() and len(announced) < 20:
+        if scope["state"]["call"].announced_bytes is not None:
             await app(scope, receive, send)
             return
         limit, size = scope["app"].state.gate.settings.limits.max_body_bytes, 0

@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 from fastapi import Request, Response
-from fastapi._compat import ModelField
+from fastapi._compat import ModelField, get_missing_field_error
 from fastapi.dependencies.models import Dependant
 from fastapi.dependencies.utils import request_params_to_args
 from fastapi.exceptions import RequestValidationError
@@ -22,7 +22,6 @@ from starlette.requests import ClientDisconnect
 from service.errors import InvalidJson
 
 LookUps = Mapping[str, Callable[[Request], object]]
-MISSING = {"type": "missing", "loc": ("body",), "msg": "Field required", "input": None}
 
 
 class Asked(Request):
@@ -85,7 +84,7 @@ class Direct:
     def _validated(self, sent: bytes) -> Any:
         value = _parsed(sent) if sent else None
         if value is None:
-            raise RequestValidationError([MISSING])
+            raise RequestValidationError([get_missing_field_error(("body",))])
         body, errors = self._body.validate(value, {}, loc=("body",))
         if errors:
             raise RequestValidationError(errors)

@@ -103,13 +103,21 @@ async def test_hanging_up_in_a_stream_aborts_what_was_asked(api: Api) -> None:
         await until(lambda: api.engine.in_flight == 0)
 
 
-async def test_hanging_up_before_the_body_is_complete_asks_nothing(api: Api) -> None:
+@pytest.mark.parametrize("path", ["/compare", "/queues/q/import"])
+async def test_hanging_up_before_the_body_is_complete_asks_nothing_and_is_no_error(api: Api, path: str) -> None:
+    def counted(status: str) -> float:
+        samples = [one for family in api.app.state.gate.metrics.requests.collect() for one in family.samples]
+        return sum(one.value for one in samples if one.labels["status"] == status)
+
+    gone, failed = counted("499"), counted("500")
     async with connect(api) as (_, writer):
-        writer.write(request("/compare", b'{"prompt":', "Content-Length: 1000"))
+        writer.write(request(path, b'{"prompt":', "Content-Length: 1000"))
         await until(lambda: api.admission.running == 1)
         writer.close()
         await until(lambda: api.admission.running == 0)
         assert api.engine.calls == 0
+        await until(lambda: counted("499") + counted("500") == gone + failed + 1)
+        assert counted("500") == failed
 
 
 async def test_the_metric_of_a_caller_who_left(api: Api) -> None:
@@ -181,6 +189,17 @@ async def test_who_sends_a_large_body_to_its_end_reads_why_it_is_refused(api: Ap
     for _ in range(3):
         status, body = await asyncio.to_thread(send_all)
         assert (status, json.loads(body)["error"]["code"]) == (413, "body_too_large")
+
+
+async def test_a_body_without_end_is_not_read_for_ever(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("service.middleware.LINGER_BYTES", 256 * 1024)
+    async with connect(api) as (reader, writer):
+        writer.write(request("/compare", b"", "Content-Length: 99999999999999"))
+        assert (await asyncio.wait_for(read_reply(reader), 5))[0] == 413
+        with pytest.raises(OSError):
+            for _ in range(1000):
+                writer.write(b" " * 64 * 1024)
+                await asyncio.wait_for(writer.drain(), 4)
 
 
 async def test_a_caller_who_never_ends_its_large_body_is_not_waited_for(
