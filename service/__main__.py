@@ -38,6 +38,8 @@ async def serve(settings: Settings) -> int:
     app = build_app(settings)
     with bound_socket(settings.server.host, settings.server.port) as listener:
         async with app.router.lifespan_context(app):
+            gc.collect()
+            gc.freeze()  # what was loaded stays: looking through it takes a full collection 100 ms and more
             server = Server(server_config(app, settings), app, settings)
             await server.serve([listener])
             return server.status
