@@ -32,7 +32,7 @@ MOST_OVERRUN_S, MOST_LEFT_S = 0.25, 1.0
 SERVICE = {
     "GRAM_ENGINE__TYPE": "fake",
     "GRAM_ENGINE__DELAY_S": "10",
-    "GRAM_LIMITS__CANARY_S": "0",  # where every request is cut off the engine looks silent, and would be asked for a token
+    "GRAM_LIMITS__CANARY_S": "0",  # cut off always, the engine looks silent: it would be asked for a token
     "GRAM_STORE__TYPE": "memory",
     "GRAM_JUDGES": '[{"name": "gram", "family": "gram"}, {"name": "gram_r2", "family": "gram_r2"}]',
 }

@@ -10,8 +10,9 @@ import asyncio
 import hashlib
 import math
 import re
+from array import array
 from collections import Counter, OrderedDict
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Literal
@@ -190,7 +191,8 @@ class FakeEngine:
         if self.options.keep_requests:
             self.requests.append(request)
         faults = self._faults_of(request)
-        cached = self._cache.lookup(request)
+        keys = list(_block_keys(_domain(request), request.prompt_ids))
+        cached = self._cache.lookup(keys, len(request.prompt_ids))
         try:
             await self._suffer(faults)
             await self._pause(self.options.delay_s)
@@ -199,7 +201,7 @@ class FakeEngine:
             self.aborted += 1
             raise
         completion = self._compute(request, cached, "nan" if "nan" in faults else None)
-        self._cache.insert(request, completion.token_ids)
+        self._cache.insert([*keys, *_next_keys(request, keys, completion.token_ids)])
         self._meter.moved()
         return completion
 
@@ -286,18 +288,18 @@ class _PrefixCache:
         self._capacity = capacity
         self._blocks: OrderedDict[bytes, None] = OrderedDict()
 
-    def lookup(self, request: EngineRequest) -> int:
-        """Tokens of the prompt that are cached; its last token is always computed."""
+    def lookup(self, keys: Sequence[bytes], tokens: int) -> int:
+        """Tokens cached of a prompt of so many, given its blocks' keys; its last one is always computed."""
         cached = 0
-        for key in _block_keys(request, request.prompt_ids[:-1]):
+        for key in keys[: (tokens - 1) // CACHE_BLOCK]:
             if key not in self._blocks:
                 break
             self._blocks.move_to_end(key)
             cached += CACHE_BLOCK
         return cached
 
-    def insert(self, request: EngineRequest, generated: tuple[int, ...]) -> None:
-        for key in _block_keys(request, request.prompt_ids + generated):
+    def insert(self, keys: Iterable[bytes]) -> None:
+        for key in keys:
             self._blocks[key] = None
             self._blocks.move_to_end(key)
         while len(self._blocks) > self._capacity:
@@ -313,12 +315,27 @@ def _end_of(ids: tuple[int, ...], room: int, rule: Repetition | None) -> tuple[i
     return (room, "length") if len(ids) > room else (len(ids), "stop")
 
 
-def _block_keys(request: EngineRequest, ids: tuple[int, ...]) -> Iterator[bytes]:
-    """One key for each whole block, chained, so that equal keys mean equal prefixes of one tenant and adapter."""
-    key = repr((request.adapter, request.cache_salt)).encode()
-    for start in range(0, len(ids) - CACHE_BLOCK + 1, CACHE_BLOCK):
-        key = hashlib.blake2b(key + repr(ids[start : start + CACHE_BLOCK]).encode(), digest_size=16).digest()
+def _domain(request: EngineRequest) -> bytes:
+    """What a prompt's blocks are shared within: one tenant and adapter."""
+    return repr((request.adapter, request.cache_salt)).encode()
+
+
+def _block_keys(key: bytes, ids: Sequence[int]) -> Iterator[bytes]:
+    """One key for each whole block, chained to the key before, so that equal keys mean equal prefixes."""
+    packed, width = _packed(ids), CACHE_BLOCK * 8
+    for start in range(0, len(packed) - width + 1, width):
+        key = hashlib.blake2b(key + packed[start : start + width], digest_size=16).digest()
         yield key
+
+
+def _next_keys(request: EngineRequest, keys: Sequence[bytes], generated: tuple[int, ...]) -> Iterator[bytes]:
+    """The keys of the blocks that a text fills, after those of its prompt."""
+    rest = request.prompt_ids[len(keys) * CACHE_BLOCK :] + generated
+    return _block_keys(keys[-1] if keys else _domain(request), rest)
+
+
+def _packed(ids: Sequence[int]) -> bytes:
+    return array("q", ids).tobytes()
 
 
 def _token_logprobs(request: EngineRequest) -> list[float]:
@@ -333,5 +350,6 @@ def _token_logprobs(request: EngineRequest) -> list[float]:
 
 def _uniform(request: EngineRequest, purpose: str) -> float:
     """A number in [0, 1) from the prompt ids, the adapter and what it is for."""
-    text = repr((purpose, request.adapter, request.prompt_ids))
-    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=6).digest(), "big") / 2**48
+    digest = hashlib.blake2b(repr((purpose, request.adapter)).encode(), digest_size=6)
+    digest.update(_packed(request.prompt_ids))
+    return int.from_bytes(digest.digest(), "big") / 2**48
