@@ -22,9 +22,11 @@ LIMITS = Limits(header_s=0.2, body_s=0.25, write_s=0.3, header_bytes=4096, conne
 LATEST_S = 5.0
 """How much later than its time a connection may be closed on a busy machine."""
 
+head_was_read = asyncio.Event()
+
 
 async def app(scope: Any, receive: Callable[[], Awaitable[Any]], send: Callable[[Any], Awaitable[None]]) -> None:
-    """Reads the body; answers with its length, or on /large with more than any buffer holds."""
+    """Reads the body; answers with its length, on /large with more than any buffer holds, on /late in two steps."""
     size = 0
     while True:
         message = await receive()
@@ -33,6 +35,11 @@ async def app(scope: Any, receive: Callable[[], Awaitable[Any]], send: Callable[
         size += len(message["body"])
         if not message["more_body"]:
             break
+    if scope["path"] == "/late":
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"4")]})
+        await head_was_read.wait()
+        await send({"type": "http.response.body", "body": b"late"})
+        return
     body = b"x" * 50_000_000 if scope["path"] == "/large" else str(size).encode()
     await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"%d" % len(body))]})
     await send({"type": "http.response.body", "body": body})
@@ -209,3 +216,13 @@ async def test_beyond_the_limit_only_probes_are_answered() -> None:
         async with connected(port) as (reader, _):
             assert await asyncio.wait_for(reader.read(), 5) == b""
         assert len(silent) == RESERVED
+
+
+async def test_a_head_does_not_wait_for_a_body_that_is_late(port: int) -> None:
+    async with connected(port) as (reader, writer):
+        writer.write(b"POST /late HTTP/1.1\r\nhost: x\r\nexpect: 100-continue\r\ncontent-length: 1\r\n\r\n")
+        assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 100 ")
+        writer.write(b"x")
+        assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 200 ")
+        head_was_read.set()
+        assert await reader.readexactly(4) == b"late"
