@@ -31,11 +31,11 @@ def _valid_unicode(text: str) -> str:
 
 
 def _visible(text: str) -> str:
-    """Zero-width and other format characters alone are as empty as spaces."""
+    """Valid Unicode, of which zero-width and other format characters alone are as empty as spaces."""
     if text.isascii():
-        is_visible = bool(text) and not text.isspace()
+        is_visible = not text.isspace()
     else:
-        is_visible = any(not char.isspace() and unicodedata.category(char) != "Cf" for char in text)
+        is_visible = any(not char.isspace() and unicodedata.category(char) != "Cf" for char in _valid_unicode(text))
     if not is_visible:
         raise ValueError("the text is empty or white space only")
     return text
@@ -45,7 +45,6 @@ AnyText = Annotated[str, Field(max_length=MAX_TEXT_CHARS), AfterValidator(_valid
 Text = Annotated[
     str,
     Field(min_length=1, max_length=MAX_TEXT_CHARS, json_schema_extra={"pattern": r"\S"}),
-    AfterValidator(_valid_unicode),
     AfterValidator(_visible),
 ]
 ItemId = Annotated[str, Field(max_length=256), AfterValidator(_valid_unicode)]
