@@ -6,6 +6,8 @@ import asyncio
 import json
 from typing import Any
 
+import pytest
+
 from service.engines.base import EngineRequest
 from service.engines.fake import Fault, decode_bytes
 from tests.support.serving import PAIR, Api, options, until
@@ -31,7 +33,7 @@ async def a_failed_row_has_no_numbers_and_enters_no_window(api: Api, queue: str)
     good, bad, other = reply["results"]
     assert (bad["status"], bad["score"], bad["reward"], bad["clipped"]) == ("failed", None, None, None)
     assert bad["error"]["code"] == "non_finite_score"
-    assert good["reward"] == -other["reward"] != 0
+    assert good["reward"] == pytest.approx(-other["reward"]) != 0
     assert reply["queue"]["count"] == 2
 
 
