@@ -11,9 +11,9 @@ from matplotlib.figure import Figure
 
 from training.studies.comparisons import Question, Table, Values, compare, over_seeds, verdict
 from training.studies.pages import COLOURS, Grid, Report, new_figure, shown
-from training.studies.ppo_tricks import POINT, POLICY, TRICKS, Setup, curve_steps
+from training.studies.ppo_tricks import POINT, TRICKS, Setup, curve_steps
 
-GOLD = "chosen/gold_sampled"
+GOLD, BEFORE = "chosen/gold_sampled", "old/gold_sampled"
 MEASURES = {
     GOLD: "right, sampled",
     "chosen/gold": "right, greedy",
@@ -28,9 +28,7 @@ FULL, BARE = "RQGW", "none"
 
 def report(setup: Setup, table: Table) -> Report:
     """Verdicts on each trick, with the tables and comparisons behind them."""
-    rises = compare(
-        [Question("published recipe", table.values(FULL, POINT, GOLD), table.values(FULL, POINT, "old/gold_sampled"))]
-    )
+    rises = compare([Question("published recipe", table.values(FULL, POINT, GOLD), table.values(FULL, POINT, BEFORE))])
     effects = compare([Question(name, *_with_and_without(setup, table, letter)) for letter, name in TRICKS.items()])
     loses = compare(
         [
@@ -89,9 +87,9 @@ def _mean(table: Table, arms: Sequence[str]) -> Values:
 
 def _grids(setup: Setup, table: Table) -> list[Grid]:
     rows = [[arm, *(shown(table.values(arm, POINT, measure)) for measure in MEASURES)] for arm in setup.arms]
-    before = [[shown(table.values(POLICY, POINT, measure)) for measure in ("gold_sampled", "gold")]]
+    before = [[shown(table.values(FULL, POINT, measure)) for measure in (BEFORE, "old/gold")]]
     return [
-        Grid("The supervised policies", ["right, sampled", "right, greedy"], before),
+        Grid("The supervised policies, on the same questions", ["right, sampled", "right, greedy"], before),
         Grid("After PPO", ["tricks", *MEASURES.values()], rows),
     ]
 
@@ -122,7 +120,7 @@ def _ends(axes: Axes, setup: Setup, table: Table) -> None:
         if found is not None:
             half = found.high - found.value if found.clusters > 1 else 0.0
             axes.errorbar([found.value], [place], xerr=[half], fmt="o", color=COLOURS[0], markersize=4, capsize=2)
-    before = over_seeds(table.values(POLICY, POINT, "gold_sampled"))
+    before = over_seeds(table.values(FULL, POINT, BEFORE))
     if before is not None:
         axes.axvline(before.value, color="grey", linestyle=":", linewidth=1)
     axes.set_yticks(range(len(setup.arms)), setup.arms, fontsize=7)
