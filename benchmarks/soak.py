@@ -188,8 +188,6 @@ def _run(name: str, seed: int, scale: float, workers: int, commit: str) -> Resul
     """One part through pytest; what fails is on the terminal."""
     part = PARTS[name]
     print(f"{name}: {part.what} (seed {seed})", flush=True)
-    if part.measurement:
-        return _measure(name, part, seed, scale, commit)
     with tempfile.TemporaryDirectory() as folder:
         junit = Path(folder) / "junit.xml"
         command = [sys.executable, "-m", "pytest", "-q", "-n", str(workers), f"--junitxml={junit}"]

@@ -9,7 +9,6 @@ import re
 import secrets
 from collections.abc import Callable
 from contextlib import suppress
-from itertools import count
 
 from starlette.datastructures import Headers
 from starlette.responses import Response
@@ -26,8 +25,6 @@ log = logging.getLogger("gram.access")
 
 REQUEST_ID = b"x-request-id"
 _GOOD_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
-_PROCESS, _NUMBERS = secrets.token_hex(5), count(1)
-"""Ids of ours: unlike any other process's, and then counted."""
 CLIENT_GONE = 499
 LINGER_S = 5.0
 LINGER_BYTES = 64 * 2**20
@@ -178,4 +175,4 @@ def _attributes(call: Call, method: str) -> dict[str, Value | None]:
 
 def _request_id(sent: bytes | None) -> str:
     """The caller's id if it is harmless in logs and headers, else one of ours."""
-    return sent.decode() if sent is not None and _GOOD_ID.fullmatch(sent) else f"{_PROCESS}{next(_NUMBERS):06x}"
+    return sent.decode() if sent is not None and _GOOD_ID.fullmatch(sent) else secrets.token_hex(8)

@@ -19,6 +19,7 @@ from schemathesis.config import GenerationConfig, ProjectConfig, ProjectsConfig,
 from schemathesis.specs.openapi.checks import negative_data_rejection, positive_data_acceptance
 
 from service.auth import ALL_SCOPES, hash_key
+from service.engines.fake import GRAM_R2_ANSWER, encode_bytes
 from tests.support.properties import bar, count, examples
 from tests.support.serving import Api, listening
 
@@ -46,8 +47,8 @@ def server() -> Iterator[Api]:
         yield api
 
 
-ENOUGH_TOKENS = 1000
-"""A judgment of the fake engine has fewer."""
+ENOUGH_TOKENS = len(encode_bytes(GRAM_R2_ANSWER.format(verdict="A")))
+"""A judgment of the fake engine has so many."""
 FULL_COUNT = 20_000
 EACH = 3 * FULL_COUNT // (2 * len(OPERATIONS))
 """Operations without a body have few different requests, and run out of them."""
