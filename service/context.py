@@ -171,13 +171,14 @@ class Call:
         share = min(1.0, total / stages) if stages > 0 else 1.0
         return share * trace.queue_s, share * trace.tokenize_s, share * trace.engine_s, total
 
-    def _saw(self, items: Iterable[Verdict | Score]) -> None:
+    def _saw(self, items: Sequence[Verdict | Score]) -> None:
+        seen = self.seen
+        seen.usage = Usage.total((seen.usage, *(item.usage for item in items)))
         for item in items:
-            self.seen.usage += item.usage
-            self.seen.flags += item.flags
-            self.seen.rows.append(tuple({flag.code for flag in item.flags}))
+            seen.flags += item.flags
+            seen.rows.append(tuple({flag.code for flag in item.flags}))
             if item.consistent is not None:
-                self.seen.consistency.append(item.consistent)
+                seen.consistency.append(item.consistent)
 
     def _saw_failures(self, outcomes: Sequence[object]) -> None:
         failures = [outcome for outcome in outcomes if isinstance(outcome, ServiceError)]
@@ -218,4 +219,4 @@ def raise_if_whole(error: ServiceError) -> None:
 
 def total_usage(outcomes: Iterable[object]) -> Usage:
     """Tokens of the items that have any."""
-    return sum((o.usage for o in outcomes if isinstance(o, Verdict | Score)), Usage())
+    return Usage.total(o.usage for o in outcomes if isinstance(o, Verdict | Score))

@@ -64,7 +64,9 @@ class CostGuesser:
 
 def of_pairs(comparisons: Sequence[Comparison], votes: int = 1) -> Load:
     """Pairs in both orders, each with its own prompt."""
-    chars = sum(chars_of(c.prompt) + len(c.first.text) + len(c.second.text) for c in comparisons)
+    chars = 0
+    for one in comparisons:
+        chars += chars_of(one.prompt) + len(one.first.text) + len(one.second.text)
     return Load(2 * votes * len(comparisons), 2 * votes * chars)
 
 
@@ -82,7 +84,8 @@ def of_singles(items: Iterable[tuple[Prompt, Response]]) -> Load:
 
 def chars_of(prompt: Prompt) -> int:
     """Characters of all its messages."""
-    return sum(len(message.content) for message in prompt.messages)
+    messages = prompt.messages
+    return len(messages[0].content) if len(messages) == 1 else sum(len(message.content) for message in messages)
 
 
 def _frame_chars(judge: Judge) -> int:

@@ -10,20 +10,28 @@ there is now: no reply names weights that did not make it.
 from __future__ import annotations
 
 import asyncio
-from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 
 from service.errors import Overloaded, WeightsChanged
 from service.types import JudgeVersion
+
+
+@dataclass(slots=True, eq=False)
+class Weights:
+    """One version: whether it may be used from now on, and how many judge with it now."""
+
+    version: JudgeVersion
+    admitted: bool = True
+    users: int = 0
 
 
 class Exchange:
     """The door. Lives on one event loop; going through it costs nothing while no change is under way."""
 
     def __init__(self) -> None:
-        self._current: frozenset[JudgeVersion] = frozenset()
-        self._held: Counter[JudgeVersion] = Counter()
+        self._weights: dict[JudgeVersion, Weights] = {}
         self._open = asyncio.Event()
         self._open.set()
         self._left = asyncio.Event()
@@ -36,30 +44,37 @@ class Exchange:
     @property
     def waiting_for(self) -> int:
         """Judgings that hold the weights."""
-        return self._held.total()
+        return sum(weights.users for weights in self._weights.values())
 
     def admit(self, versions: Iterable[JudgeVersion]) -> None:
         """From now on these may be used, and no others."""
-        self._current = frozenset(versions)
+        before = self._weights
+        self._weights = {version: Weights(version) for version in versions}
+        for version, weights in before.items():
+            weights.admitted = version in self._weights
+            if weights.admitted or weights.users:
+                self._weights[version] = weights
 
     def use(self, version: JudgeVersion) -> Use:
         """Judge with these weights. Entering raises `WeightsChanged` where they are not the service's any more."""
         return Use(self, version)
 
-    async def take(self, version: JudgeVersion) -> None:
-        """Returns with the weights held. `Use` gives them back."""
+    async def take(self, version: JudgeVersion) -> Weights:
+        """The weights, held. `Use` gives them back."""
         while not self._open.is_set():
             await self._open.wait()
-        if version not in self._current:
+        weights = self._weights.get(version)
+        if weights is None or not weights.admitted:
             raise WeightsChanged("The judge's weights were changed meanwhile; send the request again.", retry_after_s=1)
-        self._held[version] += 1
+        weights.users += 1
+        return weights
 
-    def give_back(self, version: JudgeVersion) -> None:
+    def give_back(self, weights: Weights) -> None:
         """Weights that were taken."""
-        if (held := self._held[version] - 1) > 0:
-            self._held[version] = held
-        else:
-            del self._held[version]
+        weights.users -= 1
+        if not weights.users:
+            if not weights.admitted:
+                del self._weights[weights.version]
             self._left.set()
 
     @asynccontextmanager
@@ -67,14 +82,18 @@ class Exchange:
         """Have the weights to oneself. Raises `Overloaded` when those inside are not done after ``wait_s`` seconds."""
         self._open.clear()
         try:
-            await self._until(lambda: not self._held, wait_s)
+            await self._until(lambda: not self.waiting_for, wait_s)
             yield
         finally:
             self._open.set()
 
     async def given_up(self, version: JudgeVersion, wait_s: float) -> None:
         """Returns when nobody judges with this version any more; it must not be admitted. Raises as `alone` does."""
-        await self._until(lambda: version not in self._held, wait_s)
+        await self._until(lambda: not self._users(version), wait_s)
+
+    def _users(self, version: JudgeVersion) -> int:
+        weights = self._weights.get(version)
+        return 0 if weights is None else weights.users
 
     async def _until(self, free: Callable[[], bool], wait_s: float) -> None:
         try:
@@ -90,13 +109,13 @@ class Exchange:
 class Use:
     """Of `Exchange.use`."""
 
-    __slots__ = ("_exchange", "_version")
+    __slots__ = ("_exchange", "_version", "_weights")
 
     def __init__(self, exchange: Exchange, version: JudgeVersion) -> None:
         self._exchange, self._version = exchange, version
 
     async def __aenter__(self) -> None:
-        await self._exchange.take(self._version)
+        self._weights = await self._exchange.take(self._version)
 
     async def __aexit__(self, kind: object, error: object, trace: object) -> None:
-        self._exchange.give_back(self._version)
+        self._exchange.give_back(self._weights)

@@ -354,7 +354,7 @@ def prompt_of(prepared: Prepared, order: Order) -> tuple[int, ...]:
 
 
 def total_usage(completions: Sequence[Completion]) -> Usage:
-    return sum((completion.usage for completion in completions), Usage())
+    return Usage.total(completion.usage for completion in completions)
 
 
 def comparison_flags(judge: Judge, comparison: Comparison, memo: TextMemo) -> tuple[Flag, ...]:

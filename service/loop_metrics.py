@@ -15,6 +15,9 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.metrics_core import CounterMetricFamily, Metric
 from prometheus_client.utils import INF, floatToGoString
 
+AT_ONCE = 256
+"""Values of a histogram that are put aside and then counted together, which takes half the time."""
+
 
 class LoopCounter:
     """A counter by label values, in the order of ``labels``."""
@@ -48,20 +51,29 @@ class LoopHistogram:
     ) -> None:
         self._name, self._text, self._labelnames = name, text, tuple(labels)
         self._bounds = tuple(bounds)
+        self._new: defaultdict[tuple[str, ...], list[float]] = defaultdict(list)
         self._seen: dict[tuple[str, ...], list[int]] = {}
         self._sums: defaultdict[tuple[str, ...], float] = defaultdict(float)
         registry.register(self)
 
     def observe(self, value: float, *labels: str) -> None:
         """One value, in the histogram's unit."""
-        seen = self._seen.get(labels)
-        if seen is None:
-            seen = self._seen[labels] = [0] * (len(self._bounds) + 1)
-        seen[bisect_left(self._bounds, value)] += 1
-        self._sums[labels] += value
+        values = self._new[labels]
+        values.append(value)
+        if len(values) == AT_ONCE:
+            self._sort_in(labels, values)
+
+    def _sort_in(self, labels: tuple[str, ...], values: list[float]) -> None:
+        bounds, seen = self._bounds, self._seen.setdefault(labels, [0] * (len(self._bounds) + 1))
+        for value in values:
+            seen[bisect_left(bounds, value)] += 1
+        self._sums[labels] += sum(values)
+        values.clear()
 
     def collect(self) -> Iterator[Metric]:
         """For the registry. Like the library's own, without a sum where values may be negative: it is no counter."""
+        for labels_of, values_of in self._new.items():
+            self._sort_in(labels_of, values_of)
         name, family = self._name, Metric(self._name, self._text, "histogram")
         for values, seen in self._seen.items():
             labels, total = dict(zip(self._labelnames, values, strict=True)), 0

@@ -345,4 +345,4 @@ def _group_score(result: RankedResponse, flags: tuple[Flag, ...], judged: Mappin
 
 
 def _total(verdicts: Iterable[Verdict]) -> Usage:
-    return sum((verdict.usage for verdict in verdicts), Usage())
+    return Usage.total(verdict.usage for verdict in verdicts)

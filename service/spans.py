@@ -31,8 +31,8 @@ class RequestSpan(Protocol):
 class Tracing(Protocol):
     """Where spans come from. Spans hold numbers, names and error codes: never texts, never keys."""
 
-    def request(self, headers: Mapping[str, str]) -> AbstractContextManager[RequestSpan]:
-        """Around a request; part of its caller's trace where the headers name one."""
+    def request(self, headers: Mapping[bytes, bytes]) -> AbstractContextManager[RequestSpan]:
+        """Around a request; part of its caller's trace where the headers (names in lower case) name one."""
         ...
 
     def stage(self, name: Stage, **attributes: Value) -> AbstractContextManager[None]:
@@ -54,7 +54,7 @@ class NoTracing:
 
     _request, _stage = nullcontext(_NoSpan()), nullcontext()
 
-    def request(self, headers: Mapping[str, str]) -> AbstractContextManager[RequestSpan]:
+    def request(self, headers: Mapping[bytes, bytes]) -> AbstractContextManager[RequestSpan]:
         return self._request
 
     def stage(self, name: Stage, **attributes: Value) -> AbstractContextManager[None]:

@@ -50,8 +50,9 @@ class OtelTracing:
         self._propagator = TraceContextTextMapPropagator()
 
     @contextmanager
-    def request(self, headers: Mapping[str, str]) -> Iterator[RequestSpan]:
-        sent = {name: headers[name] for name in self._propagator.fields if name in headers}
+    def request(self, headers: Mapping[bytes, bytes]) -> Iterator[RequestSpan]:
+        names = self._propagator.fields
+        sent = {name: headers[name.encode()].decode("latin-1") for name in names if name.encode() in headers}
         parent = self._propagator.extract(sent)
         with self._tracer.start_as_current_span(
             "request", parent, SpanKind.SERVER, record_exception=False, set_status_on_exception=False

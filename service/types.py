@@ -6,6 +6,7 @@ A *comparison* is one question with two responses in a display order; a *verdict
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -124,6 +125,17 @@ class Usage:
             self.completion_tokens + other.completion_tokens,
             self.comparisons + other.comparisons,
         )
+
+    @classmethod
+    def total(cls, parts: Iterable[Usage]) -> Usage:
+        """Of all of them together."""
+        prompt = cached = completion = comparisons = 0
+        for part in parts:
+            prompt += part.prompt_tokens
+            cached += part.cached_tokens
+            completion += part.completion_tokens
+            comparisons += part.comparisons
+        return cls(prompt, cached, completion, comparisons)
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
 from typing import Any
 
 from fastapi import Request, Response
@@ -17,6 +18,8 @@ from fastapi._compat import ModelField, get_missing_field_error
 from fastapi.dependencies.models import Dependant
 from fastapi.dependencies.utils import request_params_to_args
 from fastapi.exceptions import RequestValidationError
+from pydantic import BaseModel
+from pydantic_core import from_json
 from starlette.requests import ClientDisconnect
 
 from service.errors import InvalidJson
@@ -78,11 +81,17 @@ class Direct:
         reply = await self._endpoint(**values)
         if isinstance(reply, Response):
             return reply
+        return Response(self._written(reply), media_type="application/json")
+
+    def _written(self, reply: Any) -> bytes:
+        """As the route's field writes it; a model that is one of several knows itself how it is written."""
+        if isinstance(reply, BaseModel):
+            return reply.__pydantic_serializer__.to_json(reply)
         assert self._reply is not None
-        return Response(self._reply.serialize_json(reply), media_type="application/json")
+        return self._reply.serialize_json(reply)
 
     def _validated(self, sent: bytes) -> Any:
-        value = _parsed(sent) if sent else None
+        value = parse_json(sent) if sent else None
         if value is None:
             raise RequestValidationError([get_missing_field_error(("body",))])
         body, errors = self._body.validate(value, {}, loc=("body",))
@@ -101,8 +110,10 @@ class Direct:
         return headers | query
 
 
-def _parsed(sent: bytes) -> Any:
+def parse_json(sent: bytes) -> Any:
     """Raises `InvalidJson`, also for JSON too deep or numbers too long for Python."""
+    with suppress(ValueError):
+        return from_json(sent)
     try:
         return json.loads(sent)
     except (ValueError, RecursionError) as error:

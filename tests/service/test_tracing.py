@@ -235,7 +235,10 @@ async def test_spans_are_sent_where_the_settings_say() -> None:
     server = await asyncio.start_server(collector, "127.0.0.1", 0)
     port = server.sockets[0].getsockname()[1]
     tracing = tracing_to(f"http://127.0.0.1:{port}/v1/traces", "my-judges", 1.0)
-    with tracing.request(SENT) as span, tracing.stage("engine", comparisons=1):
+    with (
+        tracing.request({name.encode(): value.encode() for name, value in SENT.items()}) as span,
+        tracing.stage("engine", comparisons=1),
+    ):
         span.end("POST /compare", {"gram.judge": "gram"}, failed=False)
     await asyncio.to_thread(tracing.close)
     async with asyncio.timeout(10):
