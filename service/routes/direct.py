@@ -112,7 +112,7 @@ class Direct:
 
 def parse_json(sent: bytes) -> Any:
     """Raises `InvalidJson`, also for JSON too deep or numbers too long for Python."""
-    with suppress(ValueError):
+    with suppress(ValueError):  # several times as fast; other encodings and lone surrogates it leaves to Python's own
         return from_json(sent)
     try:
         return json.loads(sent)
