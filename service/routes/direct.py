@@ -1,16 +1,14 @@
-"""A route's endpoint called without FastAPI's machinery for each request; what it reads and writes stays FastAPI's.
+"""A route's endpoint called without FastAPI's machinery for each request; what it reads stays FastAPI's.
 
 FastAPI keeps three exit stacks for each request, solves dependencies as if each were a request of its own, and
 validates replies that are instances of their models already: 150 us beside some 20 for reading and judging a body. The
-routes here have one body, parameters that are mostly absent, and what `LOOK_UPS` finds; their description, the
-validation of bodies and parameters and the writing of replies go through the same fields that FastAPI made of them.
+routes here have one body, parameters that are mostly absent, and what `LOOK_UPS` finds; their description and the
+validation of bodies and parameters go through the same fields that FastAPI made of them, and replies write themselves.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Awaitable, Callable, Mapping
-from contextlib import suppress
 from typing import Any
 
 from fastapi import Request, Response
@@ -18,11 +16,9 @@ from fastapi._compat import ModelField, get_missing_field_error
 from fastapi.dependencies.models import Dependant
 from fastapi.dependencies.utils import request_params_to_args
 from fastapi.exceptions import RequestValidationError
-from pydantic import BaseModel
-from pydantic_core import from_json
 from starlette.requests import ClientDisconnect
 
-from service.errors import InvalidJson
+from service.schemas.wire import parse_json, written
 
 LookUps = Mapping[str, Callable[[Request], object]]
 
@@ -81,14 +77,11 @@ class Direct:
         reply = await self._endpoint(**values)
         if isinstance(reply, Response):
             return reply
-        return Response(self._written(reply), media_type="application/json")
-
-    def _written(self, reply: Any) -> bytes:
-        """As the route's field writes it; a model that is one of several knows itself how it is written."""
-        if isinstance(reply, BaseModel):
-            return reply.__pydantic_serializer__.to_json(reply)
-        assert self._reply is not None
-        return self._reply.serialize_json(reply)
+        content = written(reply)
+        if content is None:
+            assert self._reply is not None
+            content = self._reply.serialize_json(reply)
+        return Response(content, media_type="application/json")
 
     def _validated(self, sent: bytes) -> Any:
         value = parse_json(sent) if sent else None
@@ -108,13 +101,3 @@ class Direct:
         if errors or more:
             raise RequestValidationError([*errors, *more])
         return headers | query
-
-
-def parse_json(sent: bytes) -> Any:
-    """Raises `InvalidJson`, also for JSON too deep or numbers too long for Python."""
-    with suppress(ValueError):  # several times as fast; other encodings and lone surrogates it leaves to Python's own
-        return from_json(sent)
-    try:
-        return json.loads(sent)
-    except (ValueError, RecursionError) as error:
-        raise InvalidJson("The body is not valid JSON.") from error

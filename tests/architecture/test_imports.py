@@ -131,7 +131,7 @@ ROOMS: dict[str, Room] = {
     "service.loop_metrics": Room((), ("prometheus_client",)),
     "service.score_monitor": Room((*NOUNS, "service.score_health", "service.stores.base")),
     "service.auth": Room(NOUNS, ("fastapi",)),
-    "service.schemas": Room(NOUNS, ("pydantic",)),
+    "service.schemas": Room(NOUNS, ("pydantic", "pydantic_core")),
     # What routes are handed: protocols and pipeline, already built. Knows no HTTP.
     "service.context": Room(
         (

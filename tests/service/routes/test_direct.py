@@ -20,7 +20,7 @@ from service.app import ROUTERS, error_reply
 from service.errors import InvalidJson
 from service.middleware import CallMiddleware
 from service.routes.base import Route, Shortcut
-from service.routes.direct import parse_json
+from service.schemas.wire import parse_json
 from tests.support.serving import Api
 
 DIRECT = {
