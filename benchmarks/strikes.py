@@ -66,11 +66,18 @@ async def stop_core(target: Target) -> None:
 
 
 async def break_weights(target: Target) -> None:
-    target.file.write_text("nan")
+    _order(target, "nan")
 
 
 async def raise_in_a_batch(target: Target) -> None:
-    target.file.write_text("raise")
+    _order(target, "raise")
+
+
+def _order(target: Target, fault: str) -> None:
+    """Put the file there as a whole: the worker, which looks all the time, would take an empty one for no fault."""
+    whole = target.file.with_suffix(".new")
+    whole.write_text(fault)
+    whole.rename(target.file)
 
 
 async def kill_as_if_out_of_memory(target: Target) -> None:
