@@ -26,7 +26,7 @@ from service.errors import InvalidInput, InvalidJson, NotFound, ServiceError
 from service.health import Health, Patience
 from service.manifest import Manifest
 from service.metrics import Metrics
-from service.middleware import CLIENT_GONE, CallMiddleware
+from service.middleware import CLIENT_GONE, Application, CallMiddleware
 from service.presence import ClientGone
 from service.recovery import Recovery, RecoveryPolicy
 from service.reference_file import load_references
@@ -145,7 +145,7 @@ def build_app(
             app.state.service = service
             yield
 
-    app = FastAPI(
+    app = Application(
         title=TITLE,
         summary="Generative reward models as rewards for RLHF.",
         description=DESCRIPTION,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -330,7 +330,10 @@ def _figures(health: QueueHealth) -> dict[str, float | None]:
     }
 
 
-def _mean_logit(probabilities: Iterable[float]) -> float:
+def _mean_logit(probabilities: Sequence[float]) -> float:
     """Mean log-odds in nats, each bounded where floats end (about +-37)."""
-    clipped = [min(max(p, 1e-16), 1 - 1e-16) for p in probabilities]
-    return sum(math.log(p / (1.0 - p)) for p in clipped) / len(clipped)
+    total = 0.0
+    for p in probabilities:
+        clipped = min(max(p, 1e-16), 1 - 1e-16)
+        total += math.log(clipped / (1.0 - clipped))
+    return total / len(probabilities)

@@ -11,6 +11,8 @@ import secrets
 from collections.abc import Callable
 from contextlib import suppress
 
+from fastapi import FastAPI
+from starlette.middleware.errors import ServerErrorMiddleware
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -34,6 +36,16 @@ LINGER_BYTES = 64 * 2**20
 
 Refuse = Callable[[ServiceError, str], Response]
 Record = Callable[[Observation], None]
+
+
+class Application(FastAPI):
+    """With `CallMiddleware` outermost, which answers for bugs too: Starlette's own net around it would catch nothing,
+    and every message of every reply would go through it."""
+
+    def build_middleware_stack(self) -> ASGIApp:
+        stack = super().build_middleware_stack()
+        assert isinstance(stack, ServerErrorMiddleware)
+        return stack.app
 
 
 class CallMiddleware:

@@ -44,7 +44,7 @@ class Route(APIRoute):
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
-        self.app = _bounded(_served(self.get_route_handler()) if self.is_direct else self.app)
+        self.app = _served(self.get_route_handler()) if self.is_direct else _bounded(self.app)
 
     @property
     def is_direct(self) -> bool:
@@ -177,7 +177,7 @@ def _served(handler: Handler) -> ASGIApp:
     """The reply of a handler, or what the application's own handlers make of its error."""
 
     async def serve(scope: ASGIScope, receive: Receive, send: Send) -> None:
-        request = Asked(scope, receive, send)
+        request = Asked(scope, _within_limit(scope, receive), send)
         try:
             response = await handler(request)
         except Exception as error:
@@ -192,26 +192,28 @@ def _served(handler: Handler) -> ASGIApp:
 
 
 def _bounded(app: ASGIApp) -> ASGIApp:
-    """Raises `BodyTooLarge` to whoever reads more of a body than the service allows. One whose length was announced is
-    no longer than that, and the announcement was read before."""
-
     async def serve(scope: ASGIScope, receive: Receive, send: Send) -> None:
-        if scope["state"]["call"].announced_bytes is not None:
-            await app(scope, receive, send)
-            return
-        limit, size = scope["app"].state.gate.settings.limits.max_body_bytes, 0
-
-        async def bounded() -> Message:
-            nonlocal size
-            message = await receive()
-            size += len(message.get("body", b""))
-            if size > limit:
-                raise BodyTooLarge.beyond(limit)
-            return message
-
-        await app(scope, bounded, send)
+        await app(scope, _within_limit(scope, receive), send)
 
     return serve
+
+
+def _within_limit(scope: ASGIScope, receive: Receive) -> Receive:
+    """Raises `BodyTooLarge` to whoever reads more of a body than the service allows. One whose length was announced is
+    no longer than that, and the announcement was read before."""
+    if scope["state"]["call"].announced_bytes is not None:
+        return receive
+    limit, size = scope["app"].state.gate.settings.limits.max_body_bytes, 0
+
+    async def bounded() -> Message:
+        nonlocal size
+        message = await receive()
+        size += len(message.get("body", b""))
+        if size > limit:
+            raise BodyTooLarge.beyond(limit)
+        return message
+
+    return bounded
 
 
 def deadline_s(call: Call, gate: Gate, patient: bool) -> float:

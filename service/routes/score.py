@@ -16,9 +16,10 @@ from service.ranking.plans import most_pairs
 from service.rewards import Keyed
 from service.routes.base import DOCUMENTED, TheCall, TheGate, TheService, guarded
 from service.routes.score_cohorts import CohortCall
-from service.routes.score_rows import Outcome, dump, normalization, resumed, row_of, with_rewards
+from service.routes.score_rows import Outcome, normalization, resumed, row_of, with_rewards
 from service.schemas.replies import JudgeVersionOut, ScoreReply, ScoreRow, UsageOut
 from service.schemas.requests import ScoreGroups, ScoreItems, ScoreRequest, to_prompt
+from service.schemas.wire import dumped
 from service.stores.references_base import key_of
 from service.types import Comparison
 from service.types import Response as Candidate
@@ -51,9 +52,9 @@ async def score(
 
     async def work() -> bytes:
         if isinstance(body, ScoreItems) and body.items[0].cohort is not None:
-            return dump(await CohortCall(judge, asked, service, gate, call).score(body.items, call.left_s))
+            return dumped(await CohortCall(judge, asked, service, gate, call).score(body.items, call.left_s))
         reply = await _score(await _with_stored(body, judge, service), judge, service, gate, call)
-        return dump(await with_rewards(reply, asked, keyed, service.rewards))
+        return dumped(await with_rewards(reply, asked, keyed, service.rewards))
 
     reply = await service.rewards.once(keyed, work, lambda commit: resumed(commit, asked))
     return Response(reply, media_type="application/json")

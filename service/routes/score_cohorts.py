@@ -19,9 +19,10 @@ from service.errors import CohortIncomplete, Conflict, ServiceError, Unavailable
 from service.judge import Judge
 from service.ranking.plans import most_pairs
 from service.rewards import Keyed, Normalization
-from service.routes.score_rows import dump, resumed, row_of, with_rewards
+from service.routes.score_rows import resumed, row_of, with_rewards
 from service.schemas.replies import ItemError, JudgeVersionOut, ScoreReply, ScoreRow, UsageOut
 from service.schemas.requests import CohortIn, ScoreItem, to_prompt
+from service.schemas.wire import dumped
 from service.stores.cohorts_base import Gathered, Member, Terms, digest
 from service.types import Prompt
 from service.types import Response as Candidate
@@ -133,7 +134,7 @@ class CohortCall:
             usage=UsageOut.of(total_usage(outcome)),
             judge_version=JudgeVersionOut.of(self.judge.version),
         )
-        return dump(await with_rewards(draft, self.asked, keyed, self.service.rewards))
+        return dumped(await with_rewards(draft, self.asked, keyed, self.service.rewards))
 
 
 def _cohort(item: ScoreItem) -> CohortIn:

@@ -7,6 +7,7 @@ from service.judge import Judge
 from service.rewards import Keyed, Normalization, RewardDesk, Rewarded, rewarded
 from service.schemas.replies import FlagOut, ItemError, QueueOut, ScoreReply, ScoreRow
 from service.schemas.requests import Normalize
+from service.schemas.wire import dumped
 from service.scoring import Score
 from service.stores.base import CommitResult, QueueKey
 
@@ -49,7 +50,7 @@ async def with_rewards(
     if keyed is None:  # nothing is kept, so no draft need be written and read again
         result, _ = await desk.reward(scores, asked, None, b"")
         return _with_rewards(reply, result, asked)
-    result, draft = await desk.reward(scores, asked, keyed, dump(reply))
+    result, draft = await desk.reward(scores, asked, keyed, dumped(reply))
     return _with_rewards(ScoreReply.model_validate_json(draft), result, asked)
 
 
@@ -57,7 +58,7 @@ def resumed(commit: CommitResult, asked: Normalization | None) -> bytes:
     """The reply of a request that was cut off after its commit. Raises `InvalidInput`."""
     if asked is None or commit.draft is None:
         raise InvalidInput("This idempotency key belongs to another kind of request; send a new key.")
-    return dump(_with_rewards(ScoreReply.model_validate_json(commit.draft), rewarded(commit, asked), asked))
+    return dumped(_with_rewards(ScoreReply.model_validate_json(commit.draft), rewarded(commit, asked), asked))
 
 
 def _unnormalized(reply: ScoreReply) -> ScoreReply:
@@ -89,8 +90,3 @@ def _with_rewards(reply: ScoreReply, result: Rewarded, asked: Normalization) -> 
         degenerate=result.normalized.degenerate,
     )
     return reply.model_copy(update={"results": rows, "queue": queue})
-
-
-def dump(reply: ScoreReply) -> bytes:
-    """The reply's bytes."""
-    return reply.model_dump_json().encode()

@@ -22,6 +22,11 @@ def parse_json(sent: bytes) -> Any:
         raise InvalidJson("The body is not valid JSON.") from error
 
 
+def dumped(reply: BaseModel) -> bytes:
+    """As ``model_dump_json`` writes it, without a text in between."""
+    return reply.__pydantic_serializer__.to_json(reply)
+
+
 def written(reply: object) -> bytes | None:
     """A model's bytes, without a search among the kinds of replies that its route may give; None for anything else."""
-    return reply.__pydantic_serializer__.to_json(reply) if isinstance(reply, BaseModel) else None
+    return dumped(reply) if isinstance(reply, BaseModel) else None

@@ -155,7 +155,7 @@ ROOMS: dict[str, Room] = {
         )
     ),
     "service.middleware": Room(
-        (*NOUNS, "service.context", "service.metrics", "service.scoring", "service.spans"), ("starlette",)
+        (*NOUNS, "service.context", "service.metrics", "service.scoring", "service.spans"), ("starlette", "fastapi")
     ),
     "service.routes": Room(
         (
