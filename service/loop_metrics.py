@@ -65,9 +65,11 @@ class LoopHistogram:
 
     def _sort_in(self, labels: tuple[str, ...], values: list[float]) -> None:
         bounds, seen = self._bounds, self._seen.setdefault(labels, [0] * (len(self._bounds) + 1))
+        total = self._sums[labels]
         for value in values:
             seen[bisect_left(bounds, value)] += 1
-        self._sums[labels] += sum(values)
+            total += value  # one by one: floats added in another order come to another sum
+        self._sums[labels] = total
         values.clear()
 
     def collect(self) -> Iterator[Metric]:

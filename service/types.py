@@ -119,12 +119,7 @@ class Usage:
     comparisons: int = 0
 
     def __add__(self, other: Usage) -> Usage:
-        return Usage(
-            self.prompt_tokens + other.prompt_tokens,
-            self.cached_tokens + other.cached_tokens,
-            self.completion_tokens + other.completion_tokens,
-            self.comparisons + other.comparisons,
-        )
+        return Usage.total((self, other))
 
     @classmethod
     def total(cls, parts: Iterable[Usage]) -> Usage:

@@ -12,7 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import AsyncIterator, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
@@ -248,14 +248,16 @@ async def _timed(call: Any) -> tuple[float, httpx.Response]:
 
 def _name(process: psutil.Process) -> str:
     """Nothing of a process that is gone meanwhile, as the small ones that vLLM asks are."""
-    try:
+    with suppress(psutil.NoSuchProcess):
         return process.name()
-    except psutil.NoSuchProcess:
-        return ""
+    return ""
 
 
 def _title(process: psutil.Process) -> str:
-    return " ".join(process.cmdline())
+    """As `_name`."""
+    with suppress(psutil.NoSuchProcess):
+        return " ".join(process.cmdline())
+    return ""
 
 
 async def _until_metric(served: Served, name: str, value: float, seconds: float = 30) -> None:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from unittest.mock import patch
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
 
-from service.loop_metrics import LoopCounter, LoopHistogram
+from service.loop_metrics import AT_ONCE, LoopCounter, LoopHistogram
 
 LABELS = st.sampled_from(["a", 'quo"ted', "", "line\nbreak"])
 BOUNDS = [(0.005, 0.1, 1, 10.0), (-2.0, 0.0, 2.0)]
@@ -32,16 +33,31 @@ def test_a_counter_is_the_librarys(additions: Sequence[tuple[str, str, int]]) ->
     assert lines(ours) == lines(theirs)
 
 
+VALUES = st.lists(st.tuples(LABELS, st.sampled_from([-3.0, -2.0, 0.0, 0.004, 0.005, 0.1, 0.5, 1.0, 1e9])), max_size=20)
+
+
 @pytest.mark.parametrize("bounds", BOUNDS)
-@given(st.lists(st.tuples(LABELS, st.sampled_from([-3.0, -2.0, 0.0, 0.004, 0.005, 0.5, 1.0, 1e9])), max_size=20))
-def test_a_histogram_is_the_librarys(bounds: Sequence[float], values: Sequence[tuple[str, float]]) -> None:
+@given(VALUES, VALUES, st.integers(1, 5))
+def test_a_histogram_is_the_librarys(
+    bounds: Sequence[float], values: Sequence[tuple[str, float]], later: Sequence[tuple[str, float]], at_once: int
+) -> None:
+    """However many values are sorted in together, and at every scrape."""
     ours, theirs = CollectorRegistry(), CollectorRegistry()
     mine = LoopHistogram("gram_seconds", "Seconds.", ["stage"], ours, bounds)
     other = Histogram("gram_seconds", "Seconds.", ["stage"], registry=theirs, buckets=bounds)
-    for stage, value in values:
-        mine.observe(value, stage)
-        other.labels(stage).observe(value)
-    assert lines(ours) == lines(theirs)
+    with patch("service.loop_metrics.AT_ONCE", at_once):
+        for some in (values, later):
+            for stage, value in some:
+                mine.observe(value, stage)
+                other.labels(stage).observe(value)
+            assert lines(ours) == lines(theirs)
+
+
+def test_values_are_not_kept_for_ever() -> None:
+    mine = LoopHistogram("gram_seconds", "Seconds.", ["stage"], CollectorRegistry(), (1.0,))
+    for _ in range(10 * AT_ONCE + 7):
+        mine.observe(0.5, "engine")
+    assert [len(values) for values in mine._new.values()] == [7]
 
 
 def test_what_was_never_added_is_nothing() -> None:
