@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from unittest.mock import patch
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
 
@@ -38,6 +38,7 @@ VALUES = st.lists(st.tuples(LABELS, st.sampled_from([-3.0, -2.0, 0.0, 0.004, 0.0
 
 @pytest.mark.parametrize("bounds", BOUNDS)
 @given(VALUES, VALUES, st.integers(1, 5))
+@example([("", 1e9)], [("", 0.1)] * 4, 4)  # where the order of the additions shows
 def test_a_histogram_is_the_librarys(
     bounds: Sequence[float], values: Sequence[tuple[str, float]], later: Sequence[tuple[str, float]], at_once: int
 ) -> None:
